@@ -1,0 +1,168 @@
+"""Our checkpoint format: a folder or hub repository with `config.json` (the config's fields) and `model.safetensors`.
+
+`Checkpointed` gives the model `from_pretrained`, `save_pretrained` and `push_to_hub` (huggingface_hub's model mixin). It knows
+files and tensors, and of the model only that it is built from a config.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vidtwin.files import atomic_output
+from vidtwin.model.config import VidTwinConfig
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+SHIPPED = Path(__file__).parent / "weights"
+
+T = TypeVar("T", bound="Checkpointed")
+
+
+class Checkpointed(
+    ModelHubMixin,
+    library_name="vidtwin",
+    license="mit",
+    tags=["video", "autoencoder"],
+    paper_url="https://arxiv.org/abs/2412.17726",
+):
+    """Loading and saving for `VidTwin`."""
+
+    config: VidTwinConfig
+
+    @classmethod
+    def from_pretrained(cls: type[T], name: str | Path, **hub_options: Any) -> T:  # type: ignore[override]
+        """A model in eval mode, float32, from a shipped name ("tiny"), a folder, or a hub id ("owner/name").
+
+        Shipped names come first and need no network. `hub_options` (revision, token, cache_dir, local_files_only,
+        force_download) go to the hub.
+
+        Raises:
+            FileNotFoundError: no such folder, or a file of it is missing.
+            ValueError: the config or the tensors are not those of a VidTwin; the message lists what differs.
+        """
+        folder = find_folder(name, **hub_options)
+        model = cls(read_config(folder))  # type: ignore[call-arg]
+        assert isinstance(model, nn.Module)
+        load_strictly(model, read_tensors(folder / WEIGHTS_FILE), str(folder))
+        return model.eval()  # type: ignore[return-value]
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        config: Any = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **hub_options: Any,
+    ) -> str | None:
+        """Write the folder, each file whole or not at all; an existing README.md (model card) is kept.
+
+        `dtype` is that of the stored tensors (float16 halves the file; loading gives float32 again). `config` is accepted
+        for the hub mixin and ignored: a model has one config.
+        """
+        assert isinstance(self, nn.Module)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
+        with atomic_output(folder / WEIGHTS_FILE) as partial:
+            save_file(tensors, partial, metadata={"format": "pt"})
+        with atomic_output(folder / CONFIG_FILE) as partial:
+            partial.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
+        if not (folder / "README.md").exists():
+            self.generate_model_card(**(model_card_kwargs or {})).save(folder / "README.md")
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, **hub_options)
+        return None
+
+
+def find_folder(name: str | Path, **hub_options: Any) -> Path:
+    """The folder of a shipped name, of a path, or of a hub id (downloaded on first use)."""
+    if isinstance(name, str) and name in shipped_names():
+        return SHIPPED / name
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    parts = str(name).split("/")
+    if folder.exists() or len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
+        raise FileNotFoundError(
+            f"weights {str(name)!r}: not a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; "
+            f"shipped names: {', '.join(shipped_names())}; hub ids are 'owner/name'"
+        )
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub_options))
+    except Exception as error:  # the hub raises a dozen kinds (offline, not found, gated)
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"weights {str(name)!r}: no such folder, and the hub did not give it: {reason}") from error
+
+
+def shipped_names() -> list[str]:
+    """Names that `from_pretrained` finds in the package itself."""
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / CONFIG_FILE).is_file())
+
+
+def read_config(folder: Path) -> VidTwinConfig:
+    """The config of a checkpoint folder."""
+    path = folder / CONFIG_FILE
+    try:
+        return VidTwinConfig.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: missing; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or cut short ({error}); copy or download it again") from error
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy `tensors` into `model`; names and shapes must be exactly the model's, or a ValueError says what differs."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    refuse_differences(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+    model.load_state_dict(tensors)
+
+
+def refuse_differences(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str, remedy: str = ""
+) -> None:
+    """Raise a ValueError that lists unknown, missing and misshaped names, if there are any."""
+    unknown = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in found]
+    misshaped = [
+        f"{name} {shape} instead of {expected[name]}"
+        for name, shape in found.items()
+        if name in expected and shape != expected[name]
+    ]
+    kinds = (("unknown", unknown), ("missing", missing), ("misshaped", misshaped))
+    differences = [f"{len(names)} {kind}: {shorten(names)}" for kind, names in kinds if names]
+    if differences:
+        raise ValueError(f"{source}: tensors do not fit the config; {'; '.join(differences)}" + (f"; {remedy}" if remedy else ""))
+
+
+def shorten(names: list[str], most: int = 5) -> str:
+    """The first few names and how many more there are."""
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) of the names, shapes and float32 values of the weights: the same whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,158 @@
+"""The space-time transformer backbone: clip x -> feature z (Encoder), feature u -> clip x_hat (Decoder).
+
+Letters: B batch, C colours (3), F frames, H x W pixels, p patch, (f, h, w) feature grid with f = F, s = h w tokens a frame,
+c hidden width, n attention heads, d = c / n. Paper Sec. 3.2; block order as in the released code (STDiT): see `SpaceTimeBlock`.
+"""
+
+import torch
+import torch.nn.functional as nnf
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def sincos(positions: Tensor, channels: int) -> Tensor:
+    """(n,) positions -> (n, channels): all sines then all cosines, frequencies 10000^(-2 i / channels)."""
+    frequencies = 10000.0 ** (-torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
+    angles = torch.outer(positions.to(torch.float64), frequencies)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def spatial_positions(h: int, w: int, c: int) -> Tensor:
+    """(h w, c), row-major: the first c / 2 channels tell the column, the last c / 2 the row. float64."""
+    row, column = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    return torch.cat([sincos(column.flatten(), c // 2), sincos(row.flatten(), c // 2)], dim=1)
+
+
+def temporal_positions(f: int, c: int) -> Tensor:
+    """(f, c). float64."""
+    return sincos(torch.arange(f), c)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the last but one axis; (..., length, c) -> the same."""
+
+    def __init__(self, c: int, heads: int, causal: bool = False):
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.qkv = nn.Linear(c, 3 * c)
+        self.proj = nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b n l d", three=3, n=self.heads)
+        y = nnf.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.proj(rearrange(y, "b n l d -> b l (n d)"))
+
+
+class MLP(nn.Module):
+    def __init__(self, c: int):
+        super().__init__()
+        self.fc1 = nn.Linear(c, 4 * c)
+        self.fc2 = nn.Linear(4 * c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(nnf.gelu(self.fc1(x), approximate="tanh"))
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm without parameters, then scale and shift: (..., c) -> the same."""
+    return nnf.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+class SpaceTimeBlock(nn.Module):
+    """Attention within each frame, then along time at each place, then an MLP; (B, f, s, c) -> the same.
+
+    As in the released model, temporal attention reads the raw residual stream (no norm, no modulation) and shares the gate of
+    spatial attention; `time`, the temporal position table, is given to the first block only and does not enter the residual.
+    """
+
+    def __init__(self, c: int, heads: int, causal: bool):
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(6, c) / c**0.5)
+        self.spatial_attention = Attention(c, heads)
+        self.temporal_attention = Attention(c, heads, causal)
+        self.mlp = MLP(c)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        b, f, s, _ = x.shape
+        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation
+
+        y = rearrange(modulated_norm(x, shift_attention, scale_attention), "b f s c -> (b f) s c")
+        x = x + gate_attention * rearrange(self.spatial_attention(y), "(b f) s c -> b f s c", b=b)
+
+        y = rearrange(x if time is None else x + time[:, None], "b f s c -> (b s) f c")
+        x = x + gate_attention * rearrange(self.temporal_attention(y), "(b s) f c -> b f s c", b=b)
+
+        return x + gate_mlp * self.mlp(modulated_norm(x, shift_mlp, scale_mlp))
+
+
+class SpaceTimeTransformer(nn.Module):
+    """Position tables and blocks, without a final norm; (B, f, s, c) -> the same."""
+
+    space: Tensor
+    time: Tensor
+
+    def __init__(self, f: int, h: int, w: int, c: int, depth: int, heads: int, causal: bool):
+        super().__init__()
+        self.register_buffer("space", spatial_positions(h, w, c).float(), persistent=False)  # (s, c)
+        self.register_buffer("time", temporal_positions(f, c).float(), persistent=False)  # (f, c)
+        self.blocks = nn.ModuleList(SpaceTimeBlock(c, heads, causal) for _ in range(depth))
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Xavier for linear layers with zero bias; temporal attention starts as a no-op (as released)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            if isinstance(module, SpaceTimeBlock):
+                nn.init.zeros_(module.temporal_attention.proj.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.space
+        for index, block in enumerate(self.blocks):
+            x = block(x, self.time if index == 0 else None)
+        return x
+
+
+class Encoder(nn.Module):
+    """E: clip x (B, 3, F, H, W) -> feature z (B, c, f, h, w)."""
+
+    def __init__(self, f: int, h: int, w: int, patch: int, c: int, depth: int, heads: int, causal: bool):
+        super().__init__()
+        self.grid = (h, w)
+        self.patch_embedding = nn.Conv3d(3, c, kernel_size=(1, patch, patch), stride=(1, patch, patch))
+        nn.init.xavier_uniform_(self.patch_embedding.weight.view(c, -1))
+        self.transformer = SpaceTimeTransformer(f, h, w, c, depth, heads, causal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = rearrange(self.patch_embedding(x), "b c f h w -> b f (h w) c")
+        h, w = self.grid
+        return rearrange(self.transformer(tokens), "b f (h w) c -> b c f h w", h=h, w=w)
+
+
+class PatchHead(nn.Module):
+    """Modulated norm and a linear map from a token to the pixels of its patch; (..., c) -> (..., p p 3)."""
+
+    def __init__(self, c: int, patch: int):
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(2, c) / c**0.5)
+        self.linear = nn.Linear(c, patch * patch * 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift, scale = self.modulation
+        return self.linear(modulated_norm(x, shift, scale))
+
+
+class Decoder(nn.Module):
+    """D: feature u = u_S + u_D (B, c, f, h, w) -> clip x_hat (B, 3, F, H, W), not clamped."""
+
+    def __init__(self, f: int, h: int, w: int, patch: int, c: int, depth: int, heads: int, causal: bool):
+        super().__init__()
+        self.grid, self.patch = (h, w), patch
+        self.transformer = SpaceTimeTransformer(f, h, w, c, depth, heads, causal)
+        self.head = PatchHead(c, patch)
+
+    def forward(self, u: Tensor) -> Tensor:
+        pixels = self.head(self.transformer(rearrange(u, "b c f h w -> b f (h w) c")))
+        (h, w), p = self.grid, self.patch
+        return rearrange(pixels, "b f (h w) (p1 p2 c) -> b c f (h p1) (w p2)", h=h, w=w, p1=p, p2=p)

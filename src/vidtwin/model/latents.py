@@ -1,0 +1,116 @@
+"""The two latents of a clip, and their Gaussian posterior (paper Sec. 3.1: v(z) = mu + sigma * eps).
+
+Letters: B batch; z_S (B, d_S, n_q, h_S, w_S); z_D as x (B, d_D, f, w_D), the width axis kept, and y (B, d_D, f, h_D), the height axis.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOGVAR_RANGE = (-30.0, 20.0)  # as released
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Structure and Dynamics of a batch of clips.
+
+    Attributes:
+        structure: z_S (B, d_S, n_q, h_S, w_S).
+        dynamics_x: half of z_D that keeps the width axis, the mean over height: (B, d_D, f, w_D).
+        dynamics_y: half of z_D that keeps the height axis, the mean over width: (B, d_D, f, h_D).
+
+    Raises:
+        ValueError: the tensors' ranks or batch sizes do not fit together.
+    """
+
+    structure: Tensor
+    dynamics_x: Tensor
+    dynamics_y: Tensor
+
+    def __post_init__(self) -> None:
+        ranks = tuple(tensor.ndim for tensor in self.tensors)
+        batches = {tensor.shape[0] for tensor in self.tensors if tensor.ndim}
+        if ranks != (5, 4, 4) or len(batches) != 1:
+            raise ValueError(
+                f"latents of shapes {self.shapes}: expected (B, d_S, n_q, h_S, w_S), (B, d_D, f, w_D), (B, d_D, f, h_D)"
+            )
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.structure, self.dynamics_x, self.dynamics_y
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(tensor.shape) for tensor in self.tensors)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Latents":
+        """Apply a function to each of the three tensors."""
+        return Latents(*(function(tensor) for tensor in self.tensors))
+
+    def to(self, *args: Any, **kwargs: Any) -> "Latents":
+        """Tensor.to on each."""
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def __len__(self) -> int:
+        return len(self.structure)
+
+    def __getitem__(self, index: slice) -> "Latents":
+        """A slice of the batch."""
+        return self.map(lambda tensor: tensor[index])
+
+    def lerp(self, other: "Latents", weight: float) -> "Latents":
+        """(1 - weight) self + weight other."""
+        return Latents(*(torch.lerp(a, b, weight) for a, b in zip(self.tensors, other.tensors, strict=True)))
+
+    def __repr__(self) -> str:
+        names = ("structure", "dynamics_x", "dynamics_y")
+        return f"Latents({', '.join(f'{n}={s}' for n, s in zip(names, self.shapes, strict=True))})"
+
+    @staticmethod
+    def cat(parts: "list[Latents]") -> "Latents":
+        """Concatenate along the batch axis."""
+        return Latents(*(torch.cat(tensors) for tensors in zip(*(part.tensors for part in parts), strict=True)))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Diagonal Gaussian q(z | x): mean and log-variance, both Latents."""
+
+    mean: Latents
+    logvar: Latents
+
+    @classmethod
+    def from_moments(cls, structure: Tensor, dynamics_x: Tensor, dynamics_y: Tensor) -> "Posterior":
+        """Split each tensor's channel axis (1) into mean and log-variance; the latter is clamped to [-30, 20]."""
+        pairs = [moments.chunk(2, dim=1) for moments in (structure, dynamics_x, dynamics_y)]
+        return cls(Latents(*(mean for mean, _ in pairs)), Latents(*(logvar.clamp(*LOGVAR_RANGE) for _, logvar in pairs)))
+
+    def sample(self, generator: torch.Generator | None = None) -> Latents:
+        """mean + exp(logvar / 2) eps, eps ~ N(0, 1) drawn in float32 for z_S, then x, then y.
+
+        The noise is drawn on the generator's device (on the CPU without one), so that a seed gives the same latents on any
+        device, as in the released code.
+        """
+        device = generator.device if generator is not None else torch.device("cpu")
+
+        def draw(mean: Tensor, logvar: Tensor) -> Tensor:
+            noise = torch.randn(mean.shape, generator=generator, device=device, dtype=torch.float32)
+            return mean + torch.exp(0.5 * logvar) * noise.to(mean)
+
+        return Latents(*(draw(m, v) for m, v in zip(self.mean.tensors, self.logvar.tensors, strict=True)))
+
+    def kl_parts(self) -> dict[str, Tensor]:
+        """KL(q || N(0, 1)) in nats of each latent, summed over its values: (B,) each."""
+        names = ("structure", "dynamics_x", "dynamics_y")
+        pairs = zip(self.mean.tensors, self.logvar.tensors, strict=True)
+        return {
+            name: 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+            for name, (mean, logvar) in zip(names, pairs, strict=True)
+        }
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, 1)) in nats of all latents of each clip: (B,)."""
+        return torch.stack(list(self.kl_parts().values())).sum(0)

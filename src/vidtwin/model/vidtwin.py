@@ -1,0 +1,114 @@
+"""VidTwin: x -> z -> (z_S, z_D) -> u_S + u_D -> x_hat (arXiv 2412.17726, Sec. 3 and Fig. 2)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vidtwin.checkpoint import Checkpointed
+from vidtwin.model.backbone import Decoder, Encoder
+from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.dynamics import DynamicsDecoder, DynamicsEncoder
+from vidtwin.model.latents import Latents, Posterior
+from vidtwin.model.qformer import QFormer
+from vidtwin.model.structure import StructureDecoder, StructureEncoder
+
+Part = Literal["structure", "dynamics"]
+RANGE_SLACK = 1e-3  # above the rounding of float16 near 1
+
+
+class Reconstruction(NamedTuple):
+    """What `forward` returns: the clip x_hat (B, 3, F, H, W), not clamped, and the posterior it was decoded from."""
+
+    x_hat: Tensor
+    posterior: Posterior
+
+
+class VidTwin(nn.Module, Checkpointed):
+    """The video autoencoder with a Structure and a Dynamics latent.
+
+    Clips are float (B, 3, F, H, W) in [-1, 1], of the size that `config` says. Where they enter (`feature`, `posterior`,
+    `encode`, `forward`) a wrong shape or dtype, a NaN or a value outside the range raises a one-line ValueError; so do
+    latents of other shapes where they enter `decode`.
+    """
+
+    def __init__(self, config: VidTwinConfig):
+        super().__init__()
+        self.config = config
+        f, (h, w), c = config.frames, config.grid, config.hidden
+        n_q, d_q, d_S, d_D = config.num_queries, config.query_dim, config.structure_channels, config.dynamics_channels
+        backbone = f, h, w, config.patch, c, config.depth, config.heads, config.temporal_attention == "causal"
+        qformer = QFormer(n_q, d_q, c, config.query_layers, config.query_heads, config.query_mlp, config.query_dropout)
+
+        self.encoder = Encoder(*backbone)
+        self.structure_encoder = StructureEncoder(qformer, d_q, d_S, config.structure_downsamples, config.structure_width)
+        self.dynamics_encoder = DynamicsEncoder(c, d_D, config.dynamics_downsamples)
+        self.structure_decoder = StructureDecoder(
+            f, h, w, c, n_q, d_q, d_S, config.structure_downsamples, config.structure_width
+        )
+        h_D, w_D = config.dynamics_y_shape[-1], config.dynamics_x_shape[-1]
+        self.dynamics_decoder = DynamicsDecoder(h, w, h_D, w_D, c, d_D, config.dynamics_downsamples)
+        self.decoder = Decoder(*backbone)
+
+    def feature(self, x: Tensor) -> Tensor:
+        """z = E(x): (B, c, f, h, w)."""
+        self._check_clip(x)
+        return self.encoder(x)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """q(z_S, z_D | x), from F_S(z) and F_D(z)."""
+        z = self.feature(x)
+        return Posterior.from_moments(self.structure_encoder(z), *self.dynamics_encoder(z))
+
+    def encode(self, x: Tensor) -> Latents:
+        """The posterior's mean: deterministic, what the paper uses at inference."""
+        return self.posterior(x).mean
+
+    def decode(self, latents: Latents, only: Part | None = None) -> Tensor:
+        """x_hat = D(u_S + u_D), or D(u_S), D(u_D) with `only`; (B, 3, F, H, W), not clamped.
+
+        Raises:
+            ValueError: `only` is neither None, "structure" nor "dynamics"; latents of another config, or not finite.
+        """
+        self._check_latents(latents)
+        if only == "structure":
+            return self.decoder(self.u_S(latents))
+        if only == "dynamics":
+            return self.decoder(self.u_D(latents))
+        if only is not None:
+            raise ValueError(f"only={only!r}: choose 'structure', 'dynamics' or None for both")
+        return self.decoder(self.u_S(latents) + self.u_D(latents))
+
+    def u_S(self, latents: Latents) -> Tensor:
+        """H_S(z_S): (B, c, f, h, w)."""
+        return self.structure_decoder(latents.structure)
+
+    def u_D(self, latents: Latents) -> Tensor:
+        """H_D(z_D) = u_D^(w) + u_D^(h): (B, c, f, h, w)."""
+        return self.dynamics_decoder(latents.dynamics_x, latents.dynamics_y)
+
+    def forward(self, x: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Reconstruction:
+        """Encode and decode, through the posterior's mean or, with `sample`, through a draw from it (training)."""
+        posterior = self.posterior(x)
+        latents = posterior.sample(generator) if sample else posterior.mean
+        return Reconstruction(self.decode(latents), posterior)
+
+    def _check_clip(self, x: Tensor) -> None:
+        expected = self.config.clip_shape
+        if x.ndim != 5 or tuple(x.shape[1:]) != expected:
+            raise ValueError(f"clip of shape {tuple(x.shape)}: expected (B, {', '.join(map(str, expected))}); resize or choose another config")
+        if not x.is_floating_point():
+            raise ValueError(f"clip of dtype {x.dtype}: expected floating point in [-1, 1]; use x / 127.5 - 1 for 8-bit frames")
+        if len(x) == 0:
+            raise ValueError("clip of batch size 0: give at least one clip")
+        low, high = (value.item() for value in x.detach().aminmax())
+        if not (low >= -1 - RANGE_SLACK and high <= 1 + RANGE_SLACK):  # written so that NaN is refused too
+            raise ValueError(f"clip with values from {low:g} to {high:g}: expected finite values in [-1, 1]; rescale the frames")
+
+    def _check_latents(self, latents: Latents) -> None:
+        config = self.config
+        expected = (config.structure_shape, config.dynamics_x_shape, config.dynamics_y_shape)
+        if tuple(shape[1:] for shape in latents.shapes) != expected:
+            raise ValueError(f"latents of shapes {latents.shapes}: this model expects (B, ...) of {expected}; use the model that encoded them")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
+            raise ValueError("latents with NaN or infinite values: encode again, in float32 if they came from float16")

@@ -1,0 +1,218 @@
+"""Microsoft's checkpoint layout <-> ours. The released names appear in this file only.
+
+The layout: the state_dict of `VidAutoEncoderQformerCompactSymVidVAE` (VidTok repository), alone in a .safetensors file or under
+`state_dict` in a Lightning .ckpt, there together with `loss.*` (LPIPS, discriminator). Besides our parameters it holds five tensors
+that its forward never reads and four position tables that follow from the config.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidtwin.checkpoint import read_tensors, refuse_differences
+from vidtwin.files import atomic_output
+from vidtwin.model.backbone import spatial_positions, temporal_positions
+from vidtwin.model.config import PRESETS, VidTwinConfig, preset
+from vidtwin.model.vidtwin import VidTwin
+
+# ours: released. {i} is a layer number; the released numbers of {2i} and {3i} count the activations in between.
+NAMES = {
+    "encoder.patch_embedding": "encoder.x_embedder.proj",
+    "encoder.transformer.blocks.{i}.modulation": "encoder.blocks.{i}.scale_shift_table",
+    "encoder.transformer.blocks.{i}.spatial_attention": "encoder.blocks.{i}.attn",
+    "encoder.transformer.blocks.{i}.temporal_attention": "encoder.blocks.{i}.attn_temp",
+    "encoder.transformer.blocks.{i}.mlp": "encoder.blocks.{i}.mlp",
+    "structure_encoder.qformer.queries": "temporal_qformer.query_embeds",
+    "structure_encoder.qformer.norm": "temporal_qformer.qformer.layernorm",
+    "structure_encoder.qformer.layers.{i}.self_attention.proj": "temporal_qformer.qformer.encoder.layer.{i}.attention.output.dense",
+    "structure_encoder.qformer.layers.{i}.self_attention.norm": "temporal_qformer.qformer.encoder.layer.{i}.attention.output.LayerNorm",
+    "structure_encoder.qformer.layers.{i}.self_attention": "temporal_qformer.qformer.encoder.layer.{i}.attention.attention",
+    "structure_encoder.qformer.layers.{i}.cross_attention.proj": "temporal_qformer.qformer.encoder.layer.{i}.crossattention.output.dense",
+    "structure_encoder.qformer.layers.{i}.cross_attention.norm": "temporal_qformer.qformer.encoder.layer.{i}.crossattention.output.LayerNorm",
+    "structure_encoder.qformer.layers.{i}.cross_attention": "temporal_qformer.qformer.encoder.layer.{i}.crossattention.attention",
+    "structure_encoder.qformer.layers.{i}.mlp.fc1": "temporal_qformer.qformer.encoder.layer.{i}.intermediate_query.dense",
+    "structure_encoder.qformer.layers.{i}.mlp.fc2": "temporal_qformer.qformer.encoder.layer.{i}.output_query.dense",
+    "structure_encoder.qformer.layers.{i}.mlp.norm": "temporal_qformer.qformer.encoder.layer.{i}.output_query.LayerNorm",
+    "structure_encoder.conv_in": "conv_in",
+    "structure_encoder.down.{i}": "content_downsample_blocks.{2i}",
+    "structure_encoder.moments": "bottle_down",
+    "structure_decoder.conv_in": "bottle_up.0",
+    "structure_decoder.up.{i}": "content_upsample_blocks.{3i}",
+    "structure_decoder.conv_out": "conv_out",
+    "structure_decoder.to_hidden": "cont_emb.0",
+    "structure_decoder.to_frames": "cont_emb.2",
+    "dynamics_encoder.down.{i}": "downsample_motion_module.{2i}",
+    "dynamics_encoder.moments": "motion_head",
+    "dynamics_decoder.embed": "motion_emb",
+    "dynamics_decoder.stretch.0": "up_motion",
+    "decoder.transformer.blocks.{i}.modulation": "decoder.blocks.{i}.scale_shift_table",
+    "decoder.transformer.blocks.{i}.spatial_attention": "decoder.blocks.{i}.attn",
+    "decoder.transformer.blocks.{i}.temporal_attention": "decoder.blocks.{i}.attn_temp",
+    "decoder.transformer.blocks.{i}.mlp": "decoder.blocks.{i}.mlp",
+    "decoder.head.modulation": "decoder.final_layer.scale_shift_table",
+    "decoder.head.linear": "decoder.final_layer.linear",
+}  # fmt: skip
+
+
+def released_name(name: str) -> str:
+    """The released name of one of our parameters."""
+    for ours, released in NAMES.items():
+        match = re.match(re.escape(ours).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)", name)
+        if match:
+            layer = int(match.group(1)) if match.groups() else 0
+            for token, number in (("{i}", layer), ("{2i}", 2 * layer), ("{3i}", 3 * layer)):
+                released = released.replace(token, str(number))
+            return released + name[match.end() :]
+    raise AssertionError(f"no released name for {name}")
+
+
+def unused_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
+    """The five tensors that the released model carries and never reads, with their shapes."""
+    c, p = config.hidden, config.patch
+    return {
+        "encoder.final_layer.scale_shift_table": (2, c),
+        "encoder.final_layer.linear.weight": (3 * p * p, c),
+        "encoder.final_layer.linear.bias": (3 * p * p,),
+        "decoder.x_embedder.proj.weight": (c, 3, 1, p, p),
+        "decoder.x_embedder.proj.bias": (c,),
+    }
+
+
+def position_tables(config: VidTwinConfig) -> dict[str, Tensor]:
+    """The four position buffers, float64."""
+    space = spatial_positions(*config.grid, config.hidden)[None]
+    time = temporal_positions(config.frames, config.hidden)[None]
+    return {
+        f"{part}.{name}": table.clone()
+        for part in ("encoder", "decoder")
+        for name, table in (("pos_embed", space), ("pos_embed_temporal", time))
+    }
+
+
+def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
+    """Every name of the released layout of a config, without `loss.*`, with its shape (587 names for "released")."""
+    with torch.device("meta"):
+        parameters = {released_name(name): tuple(t.shape) for name, t in VidTwin(config).state_dict().items()}
+    tables = {name: tuple(table.shape) for name, table in position_tables(config).items()}
+    return parameters | unused_shapes(config) | tables
+
+
+def load_released(path: str | Path, config: str | VidTwinConfig = "released") -> VidTwin:
+    """A model in eval mode, float32, from a file in Microsoft's layout (.ckpt, .pt, .pth: torch; .safetensors).
+
+    Strict: every tensor of the layout must be there in its shape, and nothing else but `loss.*`. Position tables may be missing
+    (they follow from the config) but may not differ. What the model does not compute with (`loss.*` and the five unused tensors)
+    is set aside in `model.set_aside`, from where `export_released` writes it back.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a checkpoint, tensors that do not fit `config` (all differences are counted, the first ones named),
+            or a pickle that holds anything but tensors and plain data; nothing of it has run.
+    """
+    config = preset(config) if isinstance(config, str) else config
+    tensors = read_released(path)
+    expected = released_shapes(config)
+    found = {name: tensor for name, tensor in tensors.items() if not name.startswith("loss.")}
+    tables = position_tables(config)
+    for name, table in tables.items():
+        found.setdefault(name, table)
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    refuse_differences(expected, shapes, str(path), "try " + _fitting_preset(shapes))
+    for name, table in tables.items():
+        if not torch.allclose(found[name].double(), table, rtol=0, atol=1e-3):
+            raise ValueError(f"{path}: {name} is not the position table of this config; the file is of another model")
+
+    model = VidTwin(config)
+    model.load_state_dict({name: found[released_name(name)] for name in model.state_dict()})
+    used = {released_name(name) for name in model.state_dict()} | set(tables)
+    model.set_aside = {name: tensor for name, tensor in tensors.items() if name not in used}
+    return model.eval()
+
+
+def export_released(model: VidTwin, path: str | Path) -> None:
+    """Write a model in Microsoft's layout: .safetensors, or .ckpt with the tensors under `state_dict`.
+
+    The unused tensors and `loss.*` are those that `load_released` set aside; for other models the unused tensors are zeros and
+    `loss.*` is left out.
+
+    Raises:
+        ValueError: another suffix, or a model that the released code cannot hold (full temporal attention; a grid that is
+            not square together with downsampled Dynamics).
+    """
+    config, path = model.config, Path(path)
+    if path.suffix not in (".ckpt", ".safetensors"):
+        raise ValueError(f"{path}: name the output .ckpt or .safetensors")
+    if config.temporal_attention != "causal":
+        raise ValueError("temporal_attention='full' cannot be exported: the released code attends causally; train with 'causal'")
+    if config.dynamics_downsamples and config.grid[0] != config.grid[1]:
+        raise ValueError(
+            f"a grid of {config.grid} with dynamics_downsamples={config.dynamics_downsamples} cannot be exported: "
+            "the released code stretches both axes with one map; use a square size or dynamics_downsamples=0"
+        )
+    tensors = {name: torch.zeros(shape) for name, shape in unused_shapes(config).items()}
+    tensors |= getattr(model, "set_aside", {})
+    tensors |= position_tables(config)
+    tensors |= {released_name(name): t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    with atomic_output(path) as partial:
+        if path.suffix == ".safetensors":
+            save_file(tensors, partial, metadata={"format": "pt"})
+        else:
+            torch.save({"state_dict": tensors}, partial)
+
+
+def read_released(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file in Microsoft's layout, `loss.*` included; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_released`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a .ckpt or .safetensors file")
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    content = read_pickle(path)
+    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ValueError(f"{path}: holds no state_dict of tensors; give a checkpoint of the released VidTwin")
+    return dict(tensors)
+
+
+def read_pickle(path: Path) -> Any:
+    """torch.load that runs no code: tensors, plain containers, and the numpy scalars of Lightning's scheduler states."""
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks for {name.group(1)}" if name else "is not one that torch wrote, or is damaged"
+        raise ValueError(
+            f"{path}: refused, its pickle {what}; nothing was run; give a checkpoint of tensors, or convert it to .safetensors where it was made"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise ValueError(f"{path}: not a torch checkpoint, or cut short ({str(error).splitlines()[0] if str(error) else type(error).__name__}); copy or download it again") from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickled numpy scalar is made of, under the names of numpy 1 and numpy 2."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    ]
+
+
+def _fitting_preset(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    for name, config in PRESETS.items():
+        if released_shapes(config) == dict(shapes):
+            return f"config={name!r}, whose tensors these are"
+    return "a VidTwinConfig of the sizes in the file (`vidtwin info` prints them)"
