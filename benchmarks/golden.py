@@ -24,12 +24,10 @@ from vidtwin import Posterior, VidTwin, VidTwinConfig, preset
 from vidtwin.released import released_name
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden"
-SMALL = {"frames": 8, "patch": 8, "hidden": 64, "depth": 2, "heads": 4, "num_queries": 8, "structure_channels": 4}
+SMALL: dict[str, Any] = {"frames": 8, "patch": 8, "hidden": 64, "depth": 2, "heads": 4, "num_queries": 8, "structure_channels": 4}
 CONFIGS = {
     "tiny": VidTwinConfig(height=64, width=64, **SMALL),
-    "tiny_q4": VidTwinConfig(
-        height=64, width=64, **SMALL | {"num_queries": 4}, structure_downsamples=2, dynamics_downsamples=2
-    ),
+    "tiny_q4": VidTwinConfig(height=64, width=64, **SMALL | {"num_queries": 4}, structure_downsamples=2, dynamics_downsamples=2),
     "tiny_crop": VidTwinConfig(height=48, width=48, **SMALL, structure_downsamples=2, dynamics_downsamples=2),
     "released": preset("released"),
 }
@@ -133,10 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     cases = options.cases or sorted(path.stem for path in options.folder.glob("*.safetensors"))
     rows = [
-        result
-        for case in cases
-        for dtype in options.dtype
-        for result in agreement(case, getattr(torch, dtype), options.folder)
+        result for case in cases for dtype in options.dtype for result in agreement(case, getattr(torch, dtype), options.folder)
     ]
     print(f"{'case':12}{'dtype':9}{'tensor':24}{'relative L2':>12}{'max / max':>12}  within")
     for r in rows:

@@ -4,13 +4,14 @@ from vidtwin.model.config import VidTwinConfig, preset
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.released import export_released, load_released
+from vidtwin.version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "Latents",
     "Posterior",
     "VidTwin",
     "VidTwinConfig",
+    "__version__",
     "export_released",
     "load_released",
     "preset",

@@ -48,10 +48,10 @@ class Checkpointed(
             ValueError: the config or the tensors are not those of a VidTwin; the message lists what differs.
         """
         folder = find_folder(name, **hub_options)
-        model = cls(read_config(folder))  # type: ignore[call-arg]
+        model = cls(read_config(folder))
         assert isinstance(model, nn.Module)
         load_strictly(model, read_tensors(folder / WEIGHTS_FILE), str(folder))
-        return model.eval()  # type: ignore[return-value]
+        return model.eval()
 
     def save_pretrained(  # type: ignore[override]
         self,

@@ -157,7 +157,7 @@ def export_released(model: VidTwin, path: str | Path) -> None:
             "the released code stretches both axes with one map; use a square size or dynamics_downsamples=0"
         )
     tensors = {name: torch.zeros(shape) for name, shape in unused_shapes(config).items()}
-    tensors |= getattr(model, "set_aside", {})
+    tensors |= model.set_aside
     tensors |= position_tables(config)
     tensors |= {released_name(name): t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     with atomic_output(path) as partial:
@@ -194,10 +194,12 @@ def read_pickle(path: Path) -> Any:
         name = re.search(r"GLOBAL (\S+)", str(error))
         what = f"asks for {name.group(1)}" if name else "is not one that torch wrote, or is damaged"
         raise ValueError(
-            f"{path}: refused, its pickle {what}; nothing was run; give a checkpoint of tensors, or convert it to .safetensors where it was made"
+            f"{path}: refused, its pickle {what}; nothing was run; "
+            "give a checkpoint of tensors, or convert it to .safetensors where it was made"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise ValueError(f"{path}: not a torch checkpoint, or cut short ({str(error).splitlines()[0] if str(error) else type(error).__name__}); copy or download it again") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: not a torch checkpoint, or cut short ({reason}); copy or download it again") from error
 
 
 def _numpy_scalars() -> list[Any]:

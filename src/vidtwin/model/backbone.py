@@ -73,7 +73,7 @@ class SpaceTimeBlock(nn.Module):
         self.mlp = MLP(c)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        b, f, s, _ = x.shape
+        b = len(x)
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation
 
         y = rearrange(modulated_norm(x, shift_attention, scale_attention), "b f s c -> (b f) s c")

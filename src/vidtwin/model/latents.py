@@ -1,6 +1,7 @@
 """The two latents of a clip, and their Gaussian posterior (paper Sec. 3.1: v(z) = mu + sigma * eps).
 
-Letters: B batch; z_S (B, d_S, n_q, h_S, w_S); z_D as x (B, d_D, f, w_D), the width axis kept, and y (B, d_D, f, h_D), the height axis.
+Letters: B batch; z_S (B, d_S, n_q, h_S, w_S); z_D as x (B, d_D, f, w_D), the width axis kept, and y (B, d_D, f, h_D), the
+height axis.
 """
 
 from collections.abc import Callable

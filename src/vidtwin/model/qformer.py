@@ -25,8 +25,7 @@ class QueryAttention(nn.Module):
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         q, k, v = (
-            rearrange(y, "b l (n d) -> b n l d", n=self.heads)
-            for y in (self.query(h), self.key(context), self.value(context))
+            rearrange(y, "b l (n d) -> b n l d", n=self.heads) for y in (self.query(h), self.key(context), self.value(context))
         )
         dropout = self.dropout if self.training else 0.0
         y = rearrange(nnf.scaled_dot_product_attention(q, k, v, dropout_p=dropout), "b n l d -> b l (n d)")
@@ -72,9 +71,7 @@ class QFormer(nn.Module):
         self.dropout = dropout
         self.queries = nn.Parameter(torch.randn(n_q, d_q))
         self.norm = nn.LayerNorm(d_q, eps=NORM_EPS)
-        self.layers = nn.ModuleList(
-            QFormerLayer(d_q, c, heads, mlp, dropout, cross=index % 2 == 0) for index in range(layers)
-        )
+        self.layers = nn.ModuleList(QFormerLayer(d_q, c, heads, mlp, dropout, cross=index % 2 == 0) for index in range(layers))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

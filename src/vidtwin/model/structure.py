@@ -20,9 +20,7 @@ class StructureEncoder(nn.Module):
         super().__init__()
         self.qformer = qformer
         self.conv_in = nn.Conv2d(d_q, width, 3, padding=1)  # no activation between this and the next (as released)
-        self.down = nn.ModuleList(
-            nn.Conv2d(width * 2**i, width * 2 ** (i + 1), 3, stride=2, padding=1) for i in range(downsamples)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(width * 2**i, width * 2 ** (i + 1), 3, stride=2, padding=1) for i in range(downsamples))
         self.moments = nn.Conv2d(width * 2**downsamples, 2 * d_S, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -41,9 +39,7 @@ class StructureDecoder(nn.Module):
         super().__init__()
         self.grid = (h, w)
         self.conv_in = nn.Conv2d(d_S, width * 2**downsamples, 3, padding=1)
-        self.up = nn.ModuleList(
-            nn.Conv2d(width * 2 ** (i + 1), width * 2**i, 3, padding=1) for i in reversed(range(downsamples))
-        )
+        self.up = nn.ModuleList(nn.Conv2d(width * 2 ** (i + 1), width * 2**i, 3, padding=1) for i in reversed(range(downsamples)))
         self.conv_out = nn.Conv2d(width, d_q, 3, padding=1)
         self.to_hidden = nn.Linear(d_q, c)
         self.to_frames = nn.Conv1d(n_q, f, 1)  # queries as channels: a learned (f, n_q) matrix
@@ -68,5 +64,3 @@ def center_crop(y: Tensor, h: int, w: int) -> Tensor:
     """
     top, left = (y.shape[-2] - h) // 2, (y.shape[-1] - w) // 2
     return y[..., top : top + h, left : left + w]
-
-

@@ -35,6 +35,7 @@ class VidTwin(nn.Module, Checkpointed):
     def __init__(self, config: VidTwinConfig):
         super().__init__()
         self.config = config
+        self.set_aside: dict[str, Tensor] = {}  # what a checkpoint in another layout held besides; not computed with
         f, (h, w), c = config.frames, config.grid, config.hidden
         n_q, d_q, d_S, d_D = config.num_queries, config.query_dim, config.structure_channels, config.dynamics_channels
         backbone = f, h, w, config.patch, c, config.depth, config.heads, config.temporal_attention == "causal"
@@ -43,9 +44,7 @@ class VidTwin(nn.Module, Checkpointed):
         self.encoder = Encoder(*backbone)
         self.structure_encoder = StructureEncoder(qformer, d_q, d_S, config.structure_downsamples, config.structure_width)
         self.dynamics_encoder = DynamicsEncoder(c, d_D, config.dynamics_downsamples)
-        self.structure_decoder = StructureDecoder(
-            f, h, w, c, n_q, d_q, d_S, config.structure_downsamples, config.structure_width
-        )
+        self.structure_decoder = StructureDecoder(f, h, w, c, n_q, d_q, d_S, config.structure_downsamples, config.structure_width)
         h_D, w_D = config.dynamics_y_shape[-1], config.dynamics_x_shape[-1]
         self.dynamics_decoder = DynamicsDecoder(h, w, h_D, w_D, c, d_D, config.dynamics_downsamples)
         self.decoder = Decoder(*backbone)
@@ -96,7 +95,9 @@ class VidTwin(nn.Module, Checkpointed):
     def _check_clip(self, x: Tensor) -> None:
         expected = self.config.clip_shape
         if x.ndim != 5 or tuple(x.shape[1:]) != expected:
-            raise ValueError(f"clip of shape {tuple(x.shape)}: expected (B, {', '.join(map(str, expected))}); resize or choose another config")
+            raise ValueError(
+                f"clip of shape {tuple(x.shape)}: expected (B, {', '.join(map(str, expected))}); resize or choose another config"
+            )
         if not x.is_floating_point():
             raise ValueError(f"clip of dtype {x.dtype}: expected floating point in [-1, 1]; use x / 127.5 - 1 for 8-bit frames")
         if len(x) == 0:
@@ -109,6 +110,8 @@ class VidTwin(nn.Module, Checkpointed):
         config = self.config
         expected = (config.structure_shape, config.dynamics_x_shape, config.dynamics_y_shape)
         if tuple(shape[1:] for shape in latents.shapes) != expected:
-            raise ValueError(f"latents of shapes {latents.shapes}: this model expects (B, ...) of {expected}; use the model that encoded them")
+            raise ValueError(
+                f"latents of shapes {latents.shapes}: this model expects (B, ...) of {expected}; use the model that encoded them"
+            )
         if not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
             raise ValueError("latents with NaN or infinite values: encode again, in float32 if they came from float16")

@@ -1,0 +1,7 @@
+"""`python -m vidtwin`."""
+
+import sys
+
+from vidtwin.cli import main
+
+sys.exit(main())

@@ -1,0 +1,366 @@
+"""The command line: `vidtwin COMMAND ...`. A command body is arguments -> one library call -> print.
+
+Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+from tyro.conf import Positional, arg
+
+from vidtwin import VidTwin, __version__, export_released
+from vidtwin.checkpoint import shipped_names
+from vidtwin.files import check_writable
+from vidtwin.inference.latent_video import SUFFIX, LatentVideo, is_latent_file
+from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
+from vidtwin.inference.windows import decode_video, encode_video
+from vidtwin.inspection import RELEASED_SUFFIXES, describe, load_weights
+from vidtwin.training.autoencoder import train
+from vidtwin.training.recipe import read_recipe
+from vidtwin.video.read import frame_count
+
+SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+Policy = Literal["crop", "squash", "pad"]
+Part = Literal["structure", "dynamics"]
+Output = Annotated[Path, arg(aliases=["-o"])]
+
+
+def reconstruct_command(
+    input: Positional[Path | None] = None,
+    out: Output = Path("reconstruction.mp4"),
+    weights: str = "tiny",
+    config: str = "released",
+    side_by_side: bool = False,
+    policy: Policy = "crop",
+    frames: str | None = None,
+    crf: int = 18,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Encode a video to Structure and Dynamics, decode it, and say how good it is.
+
+    Args:
+        input: a video; without one, the sample clip that comes with the package.
+        out: the video to write (.mp4).
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors).
+        config: preset of a file in Microsoft's layout.
+        side_by_side: write original | reconstruction | structure only | dynamics only.
+        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
+        frames: START:STOP, frame numbers from 0, either may be left out; default all.
+        crf: H.264 quality of the output, 0 (best) to 51.
+        device: auto is cuda if there is one, else cpu.
+        dtype: of weights and activations.
+    """
+    path = input or SAMPLE
+    start, stop = parse_frames(frames)
+    check_writable(out)
+    model = load(weights, config, device, dtype)
+    with bar(2 * selected_frames(path, start, stop)) as progress:
+        report = reconstruct(
+            model, path, out, policy=policy, start=start, stop=stop, panels=side_by_side, crf=crf, progress=progress
+        )
+    print(f"{'input':14}{path if input else 'the sample clip of the package'}")
+    print(f"{'weights':14}{weights}")
+    print(report.table())
+    print(f"{'written':14}{out}")
+
+
+def encode_command(
+    input: Positional[Path],
+    out: Output,
+    weights: str = "tiny",
+    config: str = "released",
+    policy: Policy = "crop",
+    frames: str | None = None,
+    logvar: bool = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Encode a video to a latent file (.vidtwin), which `decode` needs nothing else to decode.
+
+    Args:
+        input: a video.
+        out: the latent file to write.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        config: preset of a file in Microsoft's layout.
+        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
+        frames: START:STOP, frame numbers from 0, either may be left out; default all.
+        logvar: store the posterior's log-variances beside its means.
+        device: auto is cuda if there is one, else cpu.
+        dtype: of weights and activations; stored latents are float32.
+    """
+    if out.suffix != SUFFIX:
+        raise UsageError(f"{out}: name the latent file {SUFFIX}, as in {out.with_suffix(SUFFIX)}")
+    start, stop = parse_frames(frames)
+    check_writable(out)
+    model = load(weights, config, device, dtype)
+    with bar(selected_frames(input, start, stop)) as progress:
+        video = encode_video(model, input, policy=policy, start=start, stop=stop, weights=weights, logvar=logvar, progress=progress)
+    video.save(out)
+    print(f"{out}: {video.frames} frames, {video.latents}")
+
+
+def decode_command(
+    input: Positional[Path],
+    out: Output,
+    weights: str | None = None,
+    config: str = "released",
+    only: Part | None = None,
+    crf: int = 18,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Decode a latent file to a video.
+
+    Args:
+        input: a latent file (.vidtwin).
+        out: the video to write (.mp4).
+        weights: those that encoded it; needed unless they are shipped ones. Others are refused.
+        config: preset of a file in Microsoft's layout.
+        only: decode one of the two latents alone.
+        crf: H.264 quality of the output, 0 (best) to 51.
+        device: auto is cuda if there is one, else cpu.
+        dtype: of weights and activations.
+    """
+    check_writable(out)
+    video = LatentVideo.load(input)
+    name = weights or weights_of(video, input)
+    model = load(name, config, device, dtype)
+    with bar(video.frames) as progress:
+        decode_video(model, video, out, only=only, crf=crf, weights=name, progress=progress)
+    print(f"{out}: {video.frames} frames")
+
+
+def swap_command(
+    structure: Path,
+    dynamics: Path,
+    out: Output,
+    weights: str = "tiny",
+    config: str = "released",
+    policy: Policy = "crop",
+    crf: int = 18,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Decode the Structure of one video with the Dynamics of another.
+
+    Args:
+        structure: video or latent file whose scene, timing and geometry are kept.
+        dynamics: video or latent file whose colour and fast motion are taken.
+        out: the video to write (.mp4), as long as the shorter of the two.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        config: preset of a file in Microsoft's layout.
+        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
+        crf: H.264 quality of the output, 0 (best) to 51.
+        device: auto is cuda if there is one, else cpu.
+        dtype: of weights and activations.
+    """
+    check_writable(out)
+    model = load(weights, config, device, dtype)
+    a, b = (latents_of(model, path, policy, weights) for path in (structure, dynamics))
+    video = swap(a, b)
+    with bar(video.frames) as progress:
+        decode_video(model, video, out, crf=crf, weights=weights, progress=progress)
+    print(f"{out}: {video.frames} frames")
+
+
+def interpolate_command(
+    a: Positional[Path],
+    b: Positional[Path],
+    out: Output,
+    steps: int = 5,
+    part: Literal["both", "structure", "dynamics"] = "both",
+    weights: str = "tiny",
+    config: str = "released",
+    policy: Policy = "crop",
+    crf: int = 18,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Decode steps on the line between the latents of two videos, side by side.
+
+    Args:
+        a: video or latent file, at the left; its timing and geometry are kept.
+        b: video or latent file, at the right.
+        out: the video to write (.mp4), as long as the shorter of the two.
+        steps: number of videos side by side, a and b included.
+        part: which latent moves; the other stays that of a.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        config: preset of a file in Microsoft's layout.
+        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
+        crf: H.264 quality of the output, 0 (best) to 51.
+        device: auto is cuda if there is one, else cpu.
+        dtype: of weights and activations.
+    """
+    check_writable(out)
+    model = load(weights, config, device, dtype)
+    first, last = (latents_of(model, path, policy, weights) for path in (a, b))
+    videos = interpolate(first, last, steps, part)
+    with bar(videos[0].frames) as progress:
+        decode_row(model, videos, out, crf, progress)
+    print(f"{out}: {videos[0].frames} frames, {steps} steps")
+
+
+def info_command(file: Positional[str]) -> None:
+    """Say what a checkpoint, latent file or video is, without loading a model.
+
+    Args:
+        file: a shipped name, a checkpoint folder, a file in Microsoft's layout, a latent file or a video.
+    """
+    for name, value in describe(file).items():
+        print(f"{name:14}{value}")
+
+
+def convert_command(
+    input: Positional[str],
+    out: Output,
+    config: str = "released",
+    dtype: Dtype = "float32",
+) -> None:
+    """Convert weights between our folders and Microsoft's layout; the output's name says which way.
+
+    Args:
+        input: a shipped name, a checkpoint folder, a hub id, or a file in Microsoft's layout.
+        out: a .ckpt or .safetensors file (Microsoft's layout), or the name of a folder to make (ours).
+        config: preset of a file in Microsoft's layout.
+        dtype: of the tensors in a folder of ours.
+    """
+    check_writable(out)
+    model = load_weights(input, config)
+    if out.suffix in RELEASED_SUFFIXES:
+        export_released(model, out)
+    else:
+        model.save_pretrained(out, dtype=getattr(torch, dtype))
+    print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+def train_command(
+    recipe: Positional[Path],
+    out: Output = Path("runs/autoencoder"),
+    train_videos: str | None = None,
+    validation_videos: str | None = None,
+    steps: int | None = None,
+    device: Device = "auto",
+    seed: int | None = None,
+) -> None:
+    """Train an autoencoder as a recipe says; the same command goes on where a stopped run was.
+
+    Args:
+        recipe: a YAML file; recipes/tiny.yaml explains the keys by example.
+        out: folder of the run: checkpoint, log, and the model.
+        train_videos: folder of videos, in place of the recipe's.
+        validation_videos: folder of videos, in place of the recipe's.
+        steps: in place of the recipe's.
+        device: auto is cuda if there is one, else cpu.
+        seed: in place of the recipe's.
+    """
+    plan = read_recipe(recipe, train_videos=train_videos, validation_videos=validation_videos, steps=steps, seed=seed)
+    train(plan, out, device=device_of(device))
+    print(f"{out}: trained {plan.steps} steps; the model is in {out / 'model'}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "reconstruct": reconstruct_command,
+    "encode": encode_command,
+    "decode": decode_command,
+    "swap": swap_command,
+    "interpolate": interpolate_command,
+    "info": info_command,
+    "convert": convert_command,
+    "train": train_command,
+}
+
+
+class UsageError(ValueError):
+    """An option that cannot be meant: exit code 2."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"vidtwin {__version__}")
+        return 0
+    warnings.showwarning = lambda message, *rest: print(f"vidtwin: warning: {message}", file=sys.stderr)
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="vidtwin",
+            description="Video autoencoder with Structure and Dynamics latents.",
+            args=arguments,
+        )
+    except KeyboardInterrupt:
+        print("vidtwin: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError) as error:
+        print(f"vidtwin: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def load(weights: str, config: str, device: str, dtype: str) -> VidTwin:
+    """A model placed where the options say."""
+    return load_weights(weights, config).to(device_of(device), getattr(torch, dtype))
+
+
+def device_of(name: str) -> str:
+    """The device that `name` means here; refused in one line if there is none."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise UsageError(f"--device {name}: there is none here; use --device cpu")
+    return name
+
+
+def latents_of(model: VidTwin, path: Path, policy: str, weights: str) -> LatentVideo:
+    """Load a latent file, or encode a video."""
+    if is_latent_file(path):
+        return LatentVideo.load(path)
+    with bar(frame_count(path)) as progress:
+        return encode_video(model, path, policy=policy, weights=weights, progress=progress)
+
+
+def weights_of(video: LatentVideo, path: Path) -> str:
+    """The shipped weights that a latent file names. Other names in a file are not trusted as paths."""
+    if video.weights not in shipped_names():
+        raise UsageError(f"{path}: was encoded with weights {video.weights!r}; say where they are with --weights")
+    return video.weights
+
+
+def parse_frames(text: str | None) -> tuple[int, int | None]:
+    """ "10:20" -> (10, 20), "10:" -> (10, None), ":20" -> (0, 20), None -> (0, None)."""
+    if text is None:
+        return 0, None
+    begin, colon, end = text.partition(":")
+    if colon and all(part == "" or part.isdecimal() for part in (begin, end)):
+        start, stop = int(begin or 0), int(end) if end else None
+        if stop is None or stop > start:
+            return start, stop
+    raise UsageError(f"--frames {text}: expected START:STOP with 0 <= START < STOP, as in 0:100")
+
+
+def selected_frames(path: Path, start: int, stop: int | None) -> int:
+    """How many frames start..stop-1 of a file are, for a progress bar."""
+    count = frame_count(path)
+    return max(0, min(count, stop or count) - start)
+
+
+@contextmanager
+def bar(total: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar over frames on standard error, gone when done; none if that is not a terminal."""
+    with tqdm(total=total, unit="frame", leave=False, disable=None) as progress:
+        yield progress.update
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Measuring a model: metrics, controls of equal size, and the reconstruction protocol."""

@@ -1,0 +1,110 @@
+"""PSNR and SSIM per frame, as the released evaluation computes them.
+
+N frames; H, W height and width in pixels; values in [0, 1] (PSNR: [0, data_range]).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+PSNR_FLOOR = 1e-8  # added to the mean squared error
+PSNR_LIMIT = 80.0  # dB; what that makes of identical frames: -10 log10(1e-8)
+SSIM_WINDOW = 11  # side of the Gaussian window in pixels
+SSIM_SIGMA = 1.5  # its standard deviation in pixels
+SSIM_K = (0.01, 0.03)  # the constants K_1 and K_2 of Wang et al. (2004)
+SSIM_POOL = 256  # frames are average-pooled until their shorter side is about this many pixels
+
+
+def psnr(x: torch.Tensor, y: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+    """Peak signal-to-noise ratio of every frame in dB: -10 log10(mse + 1e-8), the mse over channels, height and width.
+
+    This is the number the released evaluation reports; take its mean over the frames of a clip, then over clips. The
+    PSNR of the mean squared error of a whole clip is 0.5-0.8 dB lower: the two must not be compared.
+
+    Args:
+        x, y: float (N, 3, H, W), values in [0, data_range].
+        data_range: the largest possible value; the error is measured in units of it.
+
+    Returns:
+        float64 (N,) in dB, at most 80 for frames that differ, infinity for frames that are identical.
+
+    Raises:
+        ValueError: shapes that differ or are not (N, 3, H, W), integer input, or values outside [0, data_range].
+    """
+    if not (math.isfinite(data_range) and data_range > 0):
+        raise ValueError(f"data_range must be positive and finite, got {data_range}; use 1.0 for frames in [0, 1]")
+    x, y = _frames(x, y, data_range)
+    mse = ((x - y) / data_range).square().mean(dim=(1, 2, 3))
+    return torch.where(mse == 0, math.inf, -10 * torch.log10(mse + PSNR_FLOOR))
+
+
+def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of every frame, the mean over RGB channels and window positions (Wang et al. 2004, Eq. 13).
+
+    Gaussian window of 11x11 pixels, sigma 1.5, no padding, K = (0.01, 0.03), range 1; both inputs are average-pooled
+    first by max(1, round(min(H, W) / 256)). The window is separable and the same everywhere, so a filtered frame is
+    G_H x G_W^T with two banded matrices: much faster than a convolution, and done in float64 because the variance
+    E[x^2] - E[x]^2 loses its digits in flat areas.
+
+    Args:
+        x, y: float (N, 3, H, W), values in [0, 1].
+
+    Returns:
+        float64 (N,) in [-1, 1]; 1 for identical frames.
+
+    Raises:
+        ValueError: shapes that differ or are not (N, 3, H, W), integer input, values outside [0, 1], or frames with a
+            side below 11 pixels.
+    """
+    x, y = _frames(x, y, 1.0)
+    factor = max(1, round(min(x.shape[-2:]) / SSIM_POOL))
+    if factor > 1:
+        x, y = F.avg_pool2d(x, factor), F.avg_pool2d(y, factor)
+    height, width = x.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}")
+    rows = _band(height).to(x.device)  # (H - 10, H)
+    columns = _band(width).to(x.device).T  # (W, W - 10)
+
+    def local_mean(image: torch.Tensor) -> torch.Tensor:
+        return rows @ (image @ columns)  # (N, 3, H - 10, W - 10)
+
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    variance_x = local_mean(x * x) - mean_x**2
+    variance_y = local_mean(y * y) - mean_y**2
+    covariance = local_mean(x * y) - mean_x * mean_y
+    c_1, c_2 = SSIM_K[0] ** 2, SSIM_K[1] ** 2
+    luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
+    contrast_structure = (2 * covariance + c_2) / (variance_x + variance_y + c_2)
+    return (luminance * contrast_structure).mean(dim=(1, 2, 3))
+
+
+def _band(size: int) -> torch.Tensor:
+    """The Gaussian window as a banded matrix, float64 (size - 10, size): row i holds the window at columns i..i+10."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - (SSIM_WINDOW - 1) / 2
+    window = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
+    band = torch.zeros(size - SSIM_WINDOW + 1, size, dtype=torch.float64)
+    for row in range(len(band)):
+        band[row, row : row + SSIM_WINDOW] = window / window.sum()
+    return band
+
+
+def _frames(x: torch.Tensor, y: torch.Tensor, data_range: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check a pair of frame batches and return them as float64."""
+    for name, value in (("x", x), ("y", y)):
+        if not value.is_floating_point():
+            remedy = "convert integer frames first, uint8 by .float() / 255"
+            raise ValueError(f"{name} must hold floats in [0, {data_range:g}], got {value.dtype}; {remedy}")
+        if value.ndim != 4 or value.shape[1] != 3 or 0 in value.shape:
+            raise ValueError(f"{name} must be a batch of RGB frames (N, 3, H, W), got shape {tuple(value.shape)}")
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must have the same shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+    for name, value in (("x", x), ("y", y)):
+        low, high = value.aminmax()
+        if not (low >= 0 and high <= data_range):  # also true for NaN
+            found = f"values in [{low.item():g}, {high.item():g}]"
+            raise ValueError(f"{name} must lie in [0, {data_range:g}], got {found}; rescale and clamp it first")
+    if x.device.type == "mps":  # has no float64
+        x, y = x.cpu(), y.cpu()
+    return x.double(), y.double()

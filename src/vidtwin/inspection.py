@@ -1,0 +1,171 @@
+"""What a file or folder is, and any weights by one name: for the command line and for people with a file they were sent."""
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
+from vidtwin.inference.latent_video import KEY, LatentVideo, read_facts
+from vidtwin.model.config import PRESETS, VidTwinConfig
+from vidtwin.model.vidtwin import VidTwin
+from vidtwin.released import load_released, read_pickle, released_shapes
+from vidtwin.video.read import probe
+
+RELEASED_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+Layout = Mapping[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
+
+
+def load_weights(name: str | Path, config: str | VidTwinConfig = "released") -> VidTwin:
+    """A model from a shipped name, a checkpoint folder, a hub id, or a file in Microsoft's layout (then of `config`).
+
+    Raises:
+        FileNotFoundError, ValueError: as `VidTwin.from_pretrained` and `load_released`.
+    """
+    path = Path(name)
+    if path.suffix in RELEASED_SUFFIXES and not path.is_dir():
+        return load_released(path, config)
+    return VidTwin.from_pretrained(name)
+
+
+def describe(name: str | Path) -> dict[str, str]:
+    """Facts about weights (ours or Microsoft's layout), a latent file or a video, as text; no model is built.
+
+    Raises:
+        FileNotFoundError: no such file or name. ValueError: none of these.
+    """
+    path = Path(name)
+    if str(name) in shipped_names() or path.is_dir():
+        return _describe_folder(find_folder(name))
+    if not path.exists():
+        raise FileNotFoundError(f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names())}")
+    if path.suffix == ".vidtwin":
+        return _describe_latents(path)
+    if path.suffix == ".safetensors":
+        layout, metadata = read_layout(path)
+        if KEY in metadata:
+            return _describe_latents(path)
+        if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
+            return _describe_folder(path.parent)
+        return _describe_released(path, layout)
+    if path.suffix in RELEASED_SUFFIXES:
+        content = read_pickle(path)
+        tensors = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+        return _describe_released(path, {k: (tuple(t.shape), str(t.dtype)) for k, t in tensors.items() if hasattr(t, "shape")})
+    return _describe_video(path)
+
+
+def read_layout(path: Path) -> tuple[Layout, dict[str, str]]:
+    """Names, shapes and dtypes of a safetensors file, and its metadata; reads the header only."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or cut short ({error}); copy or download it again") from error
+
+
+def _describe_folder(folder: Path) -> dict[str, str]:
+    layout, _ = read_layout(folder / WEIGHTS_FILE)
+    return {"file": str(folder), "layout": "vidtwin folder"} | _facts(read_config(folder), layout)
+
+
+def _describe_released(path: Path, layout: Layout) -> dict[str, str]:
+    model = {name: value for name, value in layout.items() if not name.startswith("loss.")}
+    config = infer_config({name: shape for name, (shape, _) in model.items()})
+    if config is None:
+        raise ValueError(f"{path}: holds tensors, but not those of a VidTwin in Microsoft's layout")
+    aside = len(layout) - len(model)
+    name = next((name for name, preset in PRESETS.items() if preset == config), "none; heads are not stored, 64 wide assumed")
+    facts = {
+        "file": str(path),
+        "layout": f"released (Microsoft), {aside} loss.* tensors beside the model",
+        "preset": name,
+    }
+    used = {name: value for name, value in model.items() if ".pos_embed" not in name and name not in _unused(model)}
+    return facts | _facts(config, used)
+
+
+def _unused(model: Mapping[str, Any]) -> set[str]:
+    return {name for name in model if name.startswith(("encoder.final_layer.", "decoder.x_embedder."))}
+
+
+def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
+    _, frames, height, width = config.clip_shape
+    return {
+        "clip": f"{frames} frames of {width}x{height}",
+        "latents": f"structure {config.structure_shape}, dynamics {config.dynamics_x_shape} and {config.dynamics_y_shape}",
+        "latent values": f"{config.latent_values}",
+        "rate": f"{config.compression_rate:.4%}",
+        "parameters": f"{sum(prod(shape) for shape, _ in layout.values()):,}",
+        "dtype": ", ".join(sorted({dtype.removeprefix("torch.") for _, dtype in layout.values()})),
+        "config": ", ".join(f"{key}={value}" for key, value in config.to_dict().items()),
+    }
+
+
+def _describe_latents(path: Path) -> dict[str, str]:
+    read_facts(path)
+    video = LatentVideo.load(path)
+    return {
+        "file": str(path),
+        "layout": f"latents of {video.source}" + (" with log-variances" if video.logvar is not None else ""),
+        "frames": f"{video.frames} at {float(video.fps):g} per second" + (", variable" if video.times else ""),
+        "shapes": repr(video.latents),
+        "geometry": video.geometry.describe(),
+        "weights": f"{video.weights} ({video.weights_hash[:12]})",
+        "rate": f"{video.config.compression_rate:.4%}",
+    }
+
+
+def _describe_video(path: Path) -> dict[str, str]:
+    info = probe(path)
+    return {
+        "file": str(path),
+        "layout": f"video, {info.codec}, {info.pixel_format}" + (", with audio" if info.has_audio else ""),
+        "frames": f"{'not stated' if info.frames is None else info.frames} at {float(info.fps):g} per second",
+        "size": f"{info.width}x{info.height} as displayed, rotation {info.rotation}",
+        "duration": "not stated" if info.duration is None else f"{info.duration:.3f} s",
+        "colour": f"{info.color_space}, {info.color_range} range",
+    }
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> VidTwinConfig | None:
+    """The config of a released layout from its shapes, or None if they are not of that layout.
+
+    The number of attention heads leaves no trace in the shapes: it is taken from the preset of the same shapes, else hidden / 64.
+    """
+    for config in PRESETS.values():
+        if released_shapes(config) == dict(shapes):
+            return config
+
+    def count(prefix: str) -> int:
+        return len({name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)})
+
+    try:
+        hidden, _, _, patch, _ = shapes["encoder.x_embedder.proj.weight"]
+        side = round(shapes["encoder.pos_embed"][1] ** 0.5)
+        num_queries, query_dim = shapes["temporal_qformer.query_embeds"]
+        layer = "temporal_qformer.qformer.encoder.layer."
+        config = VidTwinConfig(
+            frames=shapes["encoder.pos_embed_temporal"][1],
+            height=side * patch,
+            width=side * patch,
+            patch=patch,
+            hidden=hidden,
+            depth=count("encoder.blocks."),
+            heads=max(1, hidden // 64),
+            num_queries=num_queries,
+            query_dim=query_dim,
+            query_layers=count(layer),
+            query_mlp=shapes[layer + "0.intermediate_query.dense.weight"][0],
+            structure_channels=shapes["bottle_up.0.weight"][1],
+            structure_width=shapes["conv_in.weight"][0],
+            structure_downsamples=count("content_downsample_blocks."),
+            dynamics_channels=shapes["motion_emb.0.weight"][1],
+            dynamics_downsamples=count("downsample_motion_module."),
+        )
+    except (KeyError, ValueError, IndexError):
+        return None
+    return config if released_shapes(config) == dict(shapes) else None

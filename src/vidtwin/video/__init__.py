@@ -1,0 +1,38 @@
+"""Video files and the model's clips: read (file -> frames), clips (frames <-> clip), write (frames -> file)."""
+
+from vidtwin.video.clips import (
+    POLICIES,
+    Geometry,
+    Window,
+    content,
+    frame_interval,
+    from_clip,
+    pad_tail,
+    to_clip,
+    windows,
+)
+from vidtwin.video.decode import VideoWarning
+from vidtwin.video.read import Frame, Video, VideoInfo, frame_count, iter_frames, probe, read_clip, read_video
+from vidtwin.video.write import VideoWriter
+
+__all__ = [
+    "POLICIES",
+    "Frame",
+    "Geometry",
+    "Video",
+    "VideoInfo",
+    "VideoWarning",
+    "VideoWriter",
+    "Window",
+    "content",
+    "frame_count",
+    "frame_interval",
+    "from_clip",
+    "iter_frames",
+    "pad_tail",
+    "probe",
+    "read_clip",
+    "read_video",
+    "to_clip",
+    "windows",
+]

@@ -1,0 +1,305 @@
+import shutil
+import warnings
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from vidtwin.video import VideoWarning, VideoWriter, frame_count, iter_frames, probe, read_clip, read_video
+
+LOSSLESS = {"qp": "0"}
+COLOURS = [
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (255, 255, 255),
+    (0, 0, 0),
+    (128, 128, 128),
+    (200, 30, 90),
+    (17, 99, 240),
+]
+
+# file: frames, (height, width), seconds from the first frame to the last
+READABLE = {
+    "h264_aac.mp4": (50, (180, 320), 1.96),
+    "rot90.mp4": (50, (320, 180), 1.96),
+    "fragmented.mp4": (50, (180, 320), 1.96),
+    "start_offset.ts": (50, (180, 320), 1.96),
+    "starts_mid_gop.ts": (30, (180, 320), 0.9676),
+    "vfr_jitter.mp4": (36, (180, 320), 1.9352),
+    "h264_fullrange.mp4": (30, (180, 320), 0.9676),
+    "h264_10bit.mp4": (30, (180, 320), 0.9676),
+    "hevc_10bit.mp4": (30, (180, 320), 0.9676),
+    "hevc_gray.mp4": (30, (180, 320), 0.9676),
+    "sar_2x1.mp4": (30, (180, 640), 0.9676),
+    "tiny_2x2.mp4": (30, (2, 4), 0.9676),
+    "interlaced_tff.mp4": (15, (180, 320), 0.9343),
+    "vp8_alpha.webm": (30, (180, 320), 0.968),
+    "really_webm.mp4": (45, (180, 320), 1.468),
+    "mpeg4.avi": (45, (180, 320), 1.4681),
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_real_files_are_read_whole_and_at_random(assets, name):
+    path = assets / name
+    frames, size, span = READABLE[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        video = read_video(path)
+    assert video.frames.shape == (frames, *size, 3) and video.frames.dtype == np.uint8
+    assert (video.info.height, video.info.width) == size
+    assert float(video.times[-1] - video.times[0]) == pytest.approx(span, abs=1e-3)
+    assert all(before < after for before, after in zip(video.times, video.times[1:], strict=False))
+    assert frame_count(path) == frames
+    assert video.info.frames in (frames, None)
+    rng = np.random.default_rng(len(name))
+    for _ in range(4):
+        stride = int(rng.integers(1, 4))
+        count = int(rng.integers(1, frames // stride))
+        start = int(rng.integers(0, frames - (count - 1) * stride))
+        assert (read_clip(path, start, count, stride) == video.frames[start::stride][:count]).all()
+
+
+def test_probe_says_what_the_file_says(assets):
+    info = probe(assets / "rot90.mp4")
+    assert (info.width, info.height, info.frames, info.fps, info.duration) == (180, 320, 50, 25, 2.0)
+    assert (info.codec, info.pixel_format, info.rotation, info.has_audio) == ("h264", "yuv420p", 90, True)
+    assert (info.color_space, info.color_range) == ("bt709", "limited")
+    assert probe(assets / "h264_fullrange.mp4").color_range == "full"
+    assert probe(assets / "fragmented.mp4").frames is None
+    assert not probe(assets / "sar_2x1.mp4").has_audio
+
+
+def test_start_and_stop(assets):
+    path = assets / "h264_aac.mp4"
+    whole = read_video(path)
+    part = read_video(path, 20, 30)
+    assert (part.frames == whole.frames[20:30]).all() and part.times == whole.times[20:30]
+    assert len(read_video(path, 45, 90).frames) == 5
+    assert next(iter_frames(path, 3)).time == Fraction(3, 25)
+    for start, stop in ((-1, None), (5, 5), (5, 2)):
+        with pytest.raises(ValueError, match="0 <= start < stop"):
+            iter_frames(path, start, stop)
+    with pytest.raises(ValueError, match="has 50 frames; frame 50 is beyond its end"):
+        read_video(path, 50)
+
+
+def test_clips_outside_the_video_are_refused(assets):
+    path = assets / "vfr_jitter.mp4"
+    assert len(read_clip(path, 35, 1)) == 1
+    for start, count, stride in ((36, 1, 1), (0, 37, 1), (0, 13, 3), (-1, 2, 1), (0, 0, 1), (0, 2, 0)):
+        with pytest.raises(ValueError, match="has 36 frames"):
+            read_clip(path, start, count, stride)
+
+
+def test_a_rotated_file_is_the_plain_one_turned(assets):
+    plain, turned = read_video(assets / "h264_aac.mp4", 0, 3), read_video(assets / "rot90.mp4", 0, 3)
+    assert (turned.frames == np.rot90(plain.frames, axes=(1, 2))).all()
+
+
+@pytest.mark.parametrize("horizontal", [1, -1])
+@pytest.mark.parametrize("vertical", [1, -1])
+@pytest.mark.parametrize("turned", [False, True])
+def test_all_eight_orientations(encode, blobs, turned, vertical, horizontal):
+    """Display matrix (a b u, c d v, x y w): the pixel at (x, y) goes to (a x + c y, b x + d y)."""
+    matrix = (0, vertical, 0, horizontal, 0, 0, 0, 0, 1) if turned else (horizontal, 0, 0, 0, vertical, 0, 0, 0, 1)
+    stored = read_video(encode("stored.mp4", blobs(1), options=LOSSLESS)).frames[0]
+    shown = read_video(encode("shown.mp4", blobs(1), options=LOSSLESS, matrix=matrix)).frames[0]
+    expected = stored.transpose(1, 0, 2) if turned else stored
+    assert (shown == expected[::vertical, ::horizontal]).all()
+
+
+@pytest.fixture
+def stripes():
+    return lambda height: np.repeat(np.array(COLOURS, np.uint8)[None], height, axis=0).repeat(16, axis=1)
+
+
+@pytest.mark.parametrize("matrix", [1, 6, 9])
+@pytest.mark.parametrize("full", [False, True])
+def test_tagged_colours(encode, stripes, matrix, full):
+    tags = {"color_range": 2 if full else 1, "colorspace": matrix}
+    path = encode("colours.mp4", [stripes(48)], options=LOSSLESS, tags=tags)
+    picture = read_video(path).frames[0].astype(int)
+    assert np.abs(picture[24, 8::16] - np.array(COLOURS)).max() <= 3
+    info = probe(path)
+    assert info.color_space == {1: "bt709", 6: "bt601", 9: "bt2020"}[matrix]
+    assert info.color_range == ("full" if full else "limited")
+
+
+@pytest.mark.parametrize(("height", "matrix", "name"), [(48, 6, "bt601"), (720, 1, "bt709")])
+def test_untagged_colours_are_bt709_from_720_lines_else_bt601(encode, stripes, height, matrix, name):
+    tags = {"colorspace": matrix}  # only converts the pixels: MPEG-4 part 2 in AVI keeps no tag
+    path = encode("untagged.avi", [stripes(height)], "mpeg4", options={"qmin": "1", "qmax": "1"}, tags=tags)
+    assert probe(path).color_space == name
+    picture = read_video(path).frames[0].astype(int)
+    assert np.abs(picture[height // 2, 8::16] - np.array(COLOURS)).max() <= 3
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p", "yuv444p", "gray"])
+def test_other_pixel_formats(encode, pix_fmt):
+    grays = (
+        np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], 48, axis=0).repeat(4, axis=1).repeat(3, axis=2)
+    )
+    path = encode("grays.mkv", [grays], "ffv1", pix_fmt, tags={"colorspace": 6, "color_range": 1})
+    info = probe(path)
+    assert info.pixel_format == pix_fmt
+    assert np.abs(read_video(path).frames[0].astype(int) - grays).max() <= 2
+
+
+def test_odd_sizes_and_pixel_aspect(encode, blobs):
+    frames = blobs(2, 47, 63)
+    assert read_video(encode("odd.mp4", frames, pix_fmt="yuv444p")).frames.shape == (2, 47, 63, 3)
+    wide = encode("wide.mp4", frames, pix_fmt="yuv444p", aspect=Fraction(4, 3))
+    assert (probe(wide).height, probe(wide).width) == read_video(wide).frames.shape[1:3] == (47, 84)
+    absurd = encode("absurd.mp4", frames, pix_fmt="yuv444p", aspect=Fraction(200))
+    assert probe(absurd).width == 63
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("open_gop.mp4", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
+        ("open_gop.ts", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
+        ("gop.mkv", "libx264", {"g": "8", "bf": "2"}),
+        ("gop.avi", "mpeg4", {"g": "8", "bf": "2"}),
+        ("gop.mpg", "mpeg2video", {"g": "8", "bf": "2"}),
+        ("gop.webm", "libvpx", {"g": "8", "auto-alt-ref": "1", "lag-in-frames": "16"}),
+        ("raw.h264", "libx264", {"g": "8"}),
+        ("intra.mov", "prores_ks", {}),
+    ],
+)
+def test_random_access_equals_reading_in_order(encode, blobs, name, codec, options):
+    path = encode(name, blobs(40), codec, "yuv422p10le" if codec == "prores_ks" else "yuv420p", options)
+    frames = read_video(path).frames
+    assert len(frames) == frame_count(path) == 40
+    for start in range(0, 36, 3):
+        assert (read_clip(path, start, 4) == frames[start : start + 4]).all()
+    assert (read_clip(path, 1, 5, 8) == frames[1:40:8]).all()
+
+
+def test_random_access_knows_which_encoder_made_the_file(encode, blobs):
+    """Old x264 wrote 4:4:4 differently, which only the first packet tells: seeking must not lose it."""
+    path = encode("old.mp4", blobs(24), pix_fmt="yuv444p", options={"g": "8", "qp": "20"})
+    written = path.read_bytes()
+    at = written.index(b"x264 - core ") + len(b"x264 - core ")
+    path.write_bytes(written[:at] + b"100" + written[at + 3 :])
+    frames = read_video(path).frames
+    assert (read_clip(path, 17, 4) == frames[17:21]).all()
+
+
+def test_one_frame(tmp_path, blobs):
+    path = tmp_path / "one.mp4"
+    with VideoWriter(path, Fraction(25), (48, 64)) as writer:
+        writer.write(blobs(1))
+    assert read_video(path).frames.shape == read_clip(path, 0, 1).shape == (1, 48, 64, 3)
+    assert frame_count(path) == 1
+
+
+def test_variable_frame_rate_is_exact(encode, blobs):
+    pts = [0, 1, 5, 6, 20]
+    video = read_video(encode("vfr.mp4", blobs(5), pts=pts, options={"bf": "0"}))
+    assert video.times == [Fraction(tick, 25) for tick in pts]
+
+
+def test_missing_timestamps_follow_the_frame_rate(encode, blobs):
+    video = read_video(encode("raw.h264", blobs(4)))
+    assert video.times == [Fraction(index, 25) for index in range(4)]
+
+
+def test_frames_cut_away_by_an_edit_list_are_not_missed(encode, blobs):
+    path = encode("edited.mp4", blobs(20), options={"bf": "0"})
+    written = bytearray(path.read_bytes())
+    at = written.index(b"elst") + 16  # version, count, duration, then the media time: skip 5 frames of 512 ticks
+    written[at : at + 4] = (5 * 512).to_bytes(4, "big")
+    path.write_bytes(written)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        video = read_video(path)
+    assert len(video.frames) == frame_count(path) == video.info.frames == 15
+    assert (read_clip(path, 2, 3) == video.frames[2:5]).all()
+
+
+def test_a_change_of_size_is_scaled_to_the_first(encode, blobs, tmp_path):
+    small, large = encode("small.h264", blobs(3)), encode("large.h264", blobs(3, 96, 128))
+    path = tmp_path / "both.h264"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    frames = read_video(path).frames
+    assert frames.shape == (6, 48, 64, 3)
+    assert np.abs(frames[3].astype(int) - frames[0]).mean() < 12  # the same blobs, drawn finer
+    assert (read_clip(path, 2, 3) == frames[2:5]).all()
+
+
+def test_half_a_file_gives_what_is_there_and_one_warning(tmp_path, blobs):
+    path, half = tmp_path / "whole.mp4", tmp_path / "half.mp4"
+    with VideoWriter(path, Fraction(25), (48, 64)) as writer:
+        writer.write(blobs(60))
+    half.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.warns(VideoWarning) as caught:
+        video = read_video(half)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+    assert f"half.mp4: only {len(video.frames)} of 60 frames" in str(caught[0].message)
+    assert 0 < len(video.frames) < 60
+    assert (read_clip(half, 0, 5) == video.frames[:5]).all()
+
+
+def test_flipped_bytes_keep_all_frames_that_decode(assets):
+    with pytest.warns(VideoWarning, match="decoded frames are damaged") as caught:
+        video = read_video(assets / "bitflips.mp4")
+    assert len(video.frames) == 50 and len(caught) == 1
+
+
+def test_a_destroyed_packet_is_skipped(encode, blobs):
+    path = encode("broken.mp4", blobs(30), "mjpeg", "yuvj420p")
+    with av.open(path) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][10]
+        begin, size = packet.pos, packet.size
+    written = bytearray(path.read_bytes())
+    written[begin : begin + size] = bytes(size)
+    path.write_bytes(written)
+    with pytest.warns(VideoWarning, match="only 29 of 30 frames") as caught:
+        video = read_video(path)
+    assert len(video.frames) == 29 and len(caught) == 1 and video.times[10] == Fraction(11, 25)
+    assert (read_clip(path, 11, 2) == video.frames[10:12]).all()  # numbered as stored
+    with pytest.raises(ValueError, match="frame 10 cannot be decoded"):
+        read_clip(path, 9, 3)
+
+
+def test_what_is_no_video_is_refused_in_one_line(assets, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8).tobytes()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("this is not a video\n")
+    (tmp_path / "playlist.mp4").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    (tmp_path / "random.mp4").write_bytes(noise)
+    (tmp_path / "cut.mp4").write_bytes((assets / "h264_aac.mp4").read_bytes()[:32])
+    cases = {
+        tmp_path / "none.mp4": (FileNotFoundError, "no such file"),
+        tmp_path: (IsADirectoryError, "is a folder"),
+        tmp_path / "empty.mp4": (ValueError, "is empty"),
+        tmp_path / "text.mp4": (ValueError, "not a video file"),
+        tmp_path / "playlist.mp4": (ValueError, "playlist"),
+        tmp_path / "random.mp4": (ValueError, "not a video file"),
+        tmp_path / "cut.mp4": (ValueError, "is cut off"),
+        assets / "audio_only.mp4": (ValueError, "has no video, only audio"),
+        assets / "cover_art_only.m4a": (ValueError, "only audio, cover art"),
+        assets / "anim.webp": (ValueError, "no frame could be decoded"),
+        "/dev/null": (OSError, "not a regular file"),
+    }
+    for path, (kind, message) in cases.items():
+        for use in (probe, read_video, frame_count, lambda path: read_clip(path, 0, 1)):
+            with pytest.raises(kind, match=message) as error:
+                use(path)
+            assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+            assert "; " in str(error.value)  # the remedy
+
+
+def test_odd_names_and_wrong_extensions(assets, tmp_path):
+    for name in ("spaces & ünïcode (1).mp4", "http:a.mp4", "no_extension", "really_mp4.avi", "-i.mp4", "50%d.mp4"):
+        shutil.copy(assets / "vfr_jitter.mp4", tmp_path / name)
+        assert frame_count(tmp_path / name) == 36
+
+
+def test_a_replaced_file_is_indexed_again(encode, blobs):
+    assert frame_count(encode("a.mp4", blobs(3))) == 3
+    assert frame_count(encode("a.mp4", blobs(9))) == 9
