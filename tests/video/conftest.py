@@ -10,13 +10,6 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange
 
-ASSETS = Path(__file__).parent.parent / "assets"
-
-
-@pytest.fixture
-def assets() -> Path:
-    return ASSETS
-
 
 @pytest.fixture
 def encode(tmp_path: Path) -> Callable[..., Path]:
@@ -48,9 +41,9 @@ def encode(tmp_path: Path) -> Callable[..., Path]:
                 stream.set_display_matrix([value << 16 for value in matrix[:8]] + [matrix[8] << 30])
             for number, picture in enumerate(pictures):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                frame.colorspace = tags.get("colorspace", 6)  # of what it becomes: PyAV 17 has no dst_colorspace for BT.2020
                 frame = frame.reformat(
                     format=pix_fmt,
-                    dst_colorspace={1: 1, 6: 5, 9: 9}[tags.get("colorspace", 6)],
                     src_color_range=ColorRange.JPEG,
                     dst_color_range=tags.get("color_range", ColorRange.MPEG),
                 )

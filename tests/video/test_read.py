@@ -128,6 +128,21 @@ def test_tagged_colours(encode, stripes, matrix, full):
     assert info.color_range == ("full" if full else "limited")
 
 
+@pytest.mark.parametrize("rare", [{"color_primaries": 3}, {"color_trc": 3}, {"colorspace": 10}])
+def test_reserved_tags_and_constant_luminance_change_nothing(encode, blobs, rare):
+    path = encode("tags.mov", blobs(1), "prores_ks", "yuv422p10le", tags={"colorspace": 9})
+    expected = read_video(path).frames
+    written = bytearray(path.read_bytes())
+    at = written.index(b"icpf") + 18  # where the frame's header tells its primaries, transfer and matrix
+    for place, tag in enumerate(("color_primaries", "color_trc", "colorspace")):
+        written[at + place] = rare.get(tag, written[at + place])
+    path.write_bytes(written)
+    with av.open(path) as container:
+        frame = next(container.decode(video=0))
+    assert {tag: getattr(frame, tag) for tag in rare} == rare
+    assert (read_video(path).frames == expected).all() and probe(path).color_space == "bt2020"
+
+
 @pytest.mark.parametrize(("height", "matrix", "name"), [(48, 6, "bt601"), (720, 1, "bt709")])
 def test_untagged_colours_are_bt709_from_720_lines_else_bt601(encode, stripes, height, matrix, name):
     tags = {"colorspace": matrix}  # only converts the pixels: MPEG-4 part 2 in AVI keeps no tag
@@ -139,9 +154,7 @@ def test_untagged_colours_are_bt709_from_720_lines_else_bt601(encode, stripes, h
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p", "yuv444p", "gray"])
 def test_other_pixel_formats(encode, pix_fmt):
-    grays = (
-        np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], 48, axis=0).repeat(4, axis=1).repeat(3, axis=2)
-    )
+    grays = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], 48, axis=0).repeat(4, axis=1).repeat(3, axis=2)
     path = encode("grays.mkv", [grays], "ffv1", pix_fmt, tags={"colorspace": 6, "color_range": 1})
     info = probe(path)
     assert info.pixel_format == pix_fmt

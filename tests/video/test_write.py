@@ -36,9 +36,7 @@ def test_given_times_are_kept(tmp_path, blobs, count):
         for frame in blobs(count):
             writer.write(frame)
     video = read_video(path)
-    assert all(
-        abs(got - (asked - times[0])) <= Fraction(1, 180_000) for got, asked in zip(video.times, times, strict=True)
-    )
+    assert all(abs(got - (asked - times[0])) <= Fraction(1, 180_000) for got, asked in zip(video.times, times, strict=True))
     assert probe(path).duration == pytest.approx(float(times[-1] - times[0] + Fraction(1, 25)), abs=2e-5)
 
 

@@ -13,7 +13,7 @@ class LossWeights:
 
     l1: float = 1.0
     l2: float = 0.0
-    kl: float = 1e-6
+    kl: float = 1e-4
 
 
 def autoencoder_loss(x: Tensor, x_hat: Tensor, posterior: Posterior, weights: LossWeights) -> dict[str, Tensor]:

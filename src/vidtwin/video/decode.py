@@ -16,11 +16,15 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
 DEFAULT_FPS = Fraction(25)  # for files that state no frame rate at all
 MAX_PIXEL_ASPECT = 32  # pixels stated to be longer than this are taken for square: the file is wrong
+
+# swscale's flags bicubic, accurate_rnd and full_chroma_int, as FFmpeg numbers them: PyAV 17 has no names for the last two.
+# Slower than swscale's default, but without its bias of more than a level, and chroma interpolated.
+SCALER = 0x4 | 0x40000 | 0x2000
 
 # H.273 matrix number, as frames carry it -> name, swscale's number; all others (2 is "untagged") are guessed.
 MATRICES = {
@@ -198,6 +202,11 @@ class Pictures:
         if self.size is None:
             self.size = (width, height) if on_its_side else (height, width)
         height, width = self.size[::-1] if on_its_side else self.size
+        # PyAV 18 hides from swscale what is not converted, PyAV 17 does not: reserved values would then be refused, and so
+        # would BT.2020 with constant luminance (10), which swscale can only convert as the other BT.2020 (9).
+        frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
+        if frame.colorspace == 10:
+            frame.colorspace = 9
         try:
             rgb = self._reformatter.reformat(
                 frame,
@@ -207,8 +216,7 @@ class Pictures:
                 src_colorspace=color_matrix(frame)[1],
                 src_color_range=color_range(frame),
                 dst_color_range=ColorRange.JPEG,
-                # Slower than swscale's default, but without its bias of more than a level, and chroma interpolated.
-                interpolation=int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT),
+                interpolation=SCALER,
             )
         except FFmpegError as error:
             kind = f"{frame.width}x{frame.height} {frame.format.name}"

@@ -1,0 +1,55 @@
+"""The house rules that can be checked: imports point down, and importing the package is cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "vidtwin"
+# What each room may import of ours. Rooms that are not here (cli, inspection) may import anything.
+ROOMS: dict[str, set[str]] = {
+    "files": set(),
+    "version": set(),
+    "model": {"model", "checkpoint"},  # the checkpoint mixin, so that VidTwin.from_pretrained exists
+    "checkpoint": {"files", "model.config"},
+    "released": {"files", "checkpoint", "model"},
+    "video": {"files", "video"},
+    "losses": {"model", "losses"},
+    "evaluation": {"model", "video", "evaluation", "version", "checkpoint"},
+    "data": {"model.config", "video", "data"},
+    "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
+    "training": {"files", "data", "model", "losses", "evaluation.metrics", "video", "training"},
+}
+FORBIDDEN = {"torchvision", "torchaudio", "transformers", "lightning", "lpips", "piq", "decord", "gradio", "hydra"}
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda path: str(path.relative_to(SRC)))
+def test_imports_point_down(path):
+    room = path.relative_to(SRC).parts[0].removesuffix(".py")
+    names = imports(path)
+    assert not {name.split(".")[0] for name in names} & FORBIDDEN
+    if room in ROOMS:
+        ours = {name.removeprefix("vidtwin.") for name in names if name.split(".")[0] == "vidtwin"}
+        outside = {name for name in ours if not any(name == ok or name.startswith(ok + ".") for ok in ROOMS[room])}
+        assert outside == set()
+    if room not in ("cli", "__main__"):
+        assert "vidtwin.cli" not in names
+
+
+def test_importing_pulls_in_nothing_heavy():
+    code = "import sys, vidtwin; print(' '.join({name.split('.')[0] for name in sys.modules}))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert not loaded & (FORBIDDEN | {"scipy", "av", "tyro", "PIL", "torchmetrics", "diffusers"})

@@ -1,0 +1,231 @@
+import os
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import seeded_model
+from vidtwin import export_released
+from vidtwin.cli import COMMANDS, main
+from vidtwin.video.read import read_video
+from vidtwin.video.write import VideoWriter
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """run(*arguments) -> (exit code, standard output, standard error), in an empty folder."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:  # argument parsing
+            code = int(exit_.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_reconstruct_writes_the_panels_and_prints_the_table(run, clip, weights):
+    code, out, _ = run("reconstruct", clip, "-o", "out.mp4", "--weights", weights, "--side-by-side", "--frames", "0:20")
+    assert code == 0
+    for name in ("frames", "size", "latent values", "rate", "PSNR", "SSIM", "seconds"):
+        assert name in out
+    assert read_video("out.mp4").frames.shape == (20, 32 + 20, 4 * 32, 3)
+    assert os.listdir() == ["out.mp4"]
+
+
+def test_encode_decode_swap_interpolate(run, clip, weights):
+    assert run("encode", clip, "-o", "a.vidtwin", "--weights", weights, "--frames", ":20", "--logvar")[0] == 0
+    assert run("decode", "a.vidtwin", "-o", "a.mp4", "--weights", weights)[0] == 0
+    assert run("decode", "a.vidtwin", "-o", "s.mp4", "--weights", weights, "--only", "structure")[0] == 0
+    assert run("swap", "--structure", "a.vidtwin", "--dynamics", clip, "-o", "swap.mp4", "--weights", weights)[0] == 0
+    assert run("interpolate", "a.vidtwin", clip, "--steps", 3, "-o", "row.mp4", "--weights", weights)[0] == 0
+    assert [len(read_video(name).frames) for name in ("a.mp4", "s.mp4", "swap.mp4", "row.mp4")] == [20] * 4
+
+
+def test_decode_finds_shipped_weights_and_refuses_to_follow_a_path_in_a_file(run, clip, weights):
+    assert run("encode", clip, "-o", "a.vidtwin", "--frames", "0:2")[0] == 0
+    assert run("decode", "a.vidtwin", "-o", "a.mp4")[0] == 0
+    assert run("encode", clip, "-o", "b.vidtwin", "--weights", weights, "--frames", "0:2")[0] == 0
+    code, _, err = run("decode", "b.vidtwin", "-o", "b.mp4")
+    assert (code, "say where they are with --weights" in err) == (2, True)
+    code, _, err = run("decode", "b.vidtwin", "-o", "b.mp4", "--weights", "tiny")
+    assert (code, "were encoded with weights" in err) == (1, True)
+
+
+def test_convert_both_ways_and_info(run, weights, clip):
+    assert run("convert", weights, "-o", "ms.ckpt")[0] == 0
+    code, _, err = run("convert", "ms.ckpt", "-o", "back")
+    assert code == 1
+    assert "missing" in err
+    model = seeded_model()
+    export_released(model, "ms.safetensors")
+    for file, text in (
+        (weights, "vidtwin folder"),
+        ("tiny", "0.3348%"),
+        ("ms.ckpt", "released (Microsoft)"),
+        ("ms.safetensors", "released (Microsoft)"),
+        (clip, "50 at 25 per second"),
+    ):
+        code, out, _ = run("info", file)
+        assert code == 0
+        assert text in out
+    code, out, _ = run("info", "ms.ckpt")
+    assert f"{sum(p.numel() for p in model.parameters()):,}" in out
+    run("encode", clip, "-o", "a.vidtwin", "--weights", weights, "--frames", "0:20", "--policy", "pad")
+    assert "20 at 25 per second" in run("info", "a.vidtwin")[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "--help" in out
+
+
+BAD_VIDEOS = ["missing.mp4", "folder.mp4", "text.mp4", "empty.mp4", "truncated.mp4", "random.mp4", "audio_only.mp4", "cover_art_only.m4a"]
+
+
+@pytest.mark.parametrize("name", BAD_VIDEOS)
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_bad_videos_are_one_line_and_leave_nothing(run, assets, clip, weights, name, command):
+    source = Path("..") / name
+    if name == "folder.mp4":
+        source.mkdir()
+    elif name == "text.mp4":
+        source.write_text("this is no video\n")
+    elif name == "empty.mp4":
+        source.write_bytes(b"")
+    elif name == "truncated.mp4":
+        source.write_bytes(clip.read_bytes()[:3000])
+    elif name == "random.mp4":
+        source.write_bytes(np.random.default_rng(0).bytes(20_000))
+    elif name != "missing.mp4":
+        shutil.copy(assets / name, source)
+    out = "out.mp4" if command == "reconstruct" else "out.vidtwin"
+    code, printed, err = run(command, source, "-o", out, "--weights", weights)
+    assert code == 1
+    assert printed == ""
+    assert err.count("\n") == 1
+    assert name in err
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (31, 17), (360, 2)])
+@pytest.mark.parametrize("policy", ["crop", "squash", "pad"])
+def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
+    import av
+
+    picture = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    with av.open("in.avi", "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    code, _, err = run("reconstruct", "in.avi", "-o", "out.mp4", "--weights", weights, "--policy", policy)
+    if (height, width) == (360, 2):
+        assert (code, "crop it first" in err) == (1, True)
+    else:
+        assert code == 0, err
+        assert len(read_video("out.mp4").frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["reconstruct", "CLIP", "-o", "no/such/out.mp4"], 1, "does not exist; create it"),
+        (["reconstruct", "CLIP", "-o", "."], 1, ""),
+        (["reconstruct", "CLIP", "-o", "out.avi"], 1, ".mp4"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--crf", "99"], 1, "--crf 99"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "9:3"], 2, "--frames 9:3"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "500:"], 1, "50 frames"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--policy", "zoom"], 2, "policy"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--device", "mps"], 2, "--device cpu"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none"], 1, "shipped names: tiny"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none.ckpt"], 1, "none.ckpt: no such file"),
+        (["encode", "CLIP", "-o", "out.mp4"], 2, "out.vidtwin"),
+        (["decode", "CLIP", "-o", "out.mp4"], 1, "not a latent file"),
+        (["info", "none"], 1, "no such file or folder"),
+        (["convert", "tiny", "-o", "out.pt"], 1, ".ckpt or .safetensors"),
+        (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
+        (["train", "none.yaml"], 1, "no such recipe"),
+        (["dance"], 2, "dance"),
+    ],
+)
+def test_bad_usage_is_answered_with_the_remedy(run, clip, weights, arguments, code, message):
+    arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
+    if arguments[0] not in ("info", "convert", "train", "dance", "decode") and "--weights" not in arguments:
+        arguments += ["--weights", str(weights)]
+    found, _, err = run(*arguments)
+    assert found == code, err
+    assert message in err
+    assert "Traceback" not in err
+    assert os.listdir() == []
+
+
+def test_an_output_folder_without_permission(run, clip, weights):
+    Path("locked").mkdir(mode=0o500)
+    if os.access("locked", os.W_OK):
+        pytest.skip("this user may write anywhere")
+    code, _, err = run("reconstruct", clip, "-o", "locked/out.mp4", "--weights", weights)
+    assert (code, "is not writable" in err) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "convert"])
+def test_a_disk_that_fills_up_leaves_nothing(clip, weights, tmp_path, command):
+    """A real write error: the process may write only a few kilobytes to a file."""
+    out = {"reconstruct": "out.mp4", "encode": "out.vidtwin", "convert": "out.ckpt"}[command]
+    source = [weights] if command == "convert" else [clip, "--weights", weights]
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from vidtwin.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, command, *map(str, source), "-o", out], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert out in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_existing_output_survives_a_failure(run, weights):
+    Path("out.mp4").write_bytes(b"mine")
+    assert run("reconstruct", "missing.mp4", "-o", "out.mp4", "--weights", weights)[0] == 1
+    assert Path("out.mp4").read_bytes() == b"mine"
+
+
+def test_a_damaged_video_is_reconstructed_with_a_warning(run, assets, weights):
+    code, _, err = run("reconstruct", assets / "bitflips.mp4", "-o", "out.mp4", "--weights", weights)
+    assert code == 0
+    assert "vidtwin: warning: " in err
+    assert "bitflips.mp4" in err
+
+
+def test_decoding_weights_with_nan_is_an_error_and_not_a_black_video(run, clip, tmp_path):
+    model = seeded_model()
+    with torch.no_grad():
+        model.decoder.head.linear.bias.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "nan")
+    code, _, err = run("reconstruct", clip, "-o", "out.mp4", "--weights", tmp_path / "nan")
+    assert (code, "NaN" in err, os.listdir()) == (1, True, [])
+
+
+def test_the_module_runs_and_interrupting_is_not_a_traceback(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "vidtwin", "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "vidtwin 0.1.0\n")
+
+
+def test_a_bright_square_file_round_trip(run, weights, tmp_path):
+    frames = np.full((3, 32, 32, 3), 200, np.uint8)
+    with VideoWriter("in.mp4", Fraction(25), (32, 32)) as writer:
+        writer.write(frames)
+    assert run("reconstruct", "in.mp4", "-o", "a.mp4", "--weights", weights)[0] == 0
+    assert run("reconstruct", "in.mp4", "-o", "b.mp4", "--weights", weights)[0] == 0
+    assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()

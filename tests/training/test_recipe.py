@@ -1,0 +1,68 @@
+import pytest
+import yaml
+
+from vidtwin import VidTwinConfig
+from vidtwin.training.recipe import Recipe, read_recipe
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**values):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({"model": "tiny", "train_videos": "a", "validation_videos": "b"} | values))
+        return path
+
+    return write
+
+
+def test_every_key_is_read_and_overrides_win(write):
+    recipe = read_recipe(write(steps=7, loss={"kl": 1}, betas=[0.5, 0.6], sample_fps=8), steps=9, seed=None)
+    assert (recipe.steps, recipe.loss.kl, recipe.loss.l1, recipe.betas, recipe.sample_fps) == (9, 1.0, 1.0, (0.5, 0.6), 8)
+    assert read_recipe(write(**(recipe.to_dict() | {"loss": {"kl": 1.0}}))) == recipe
+
+
+def test_the_shipped_recipe_is_valid():
+    recipe = read_recipe("recipes/tiny.yaml", train_videos="a", validation_videos="b")
+    assert isinstance(recipe, Recipe)
+    assert recipe.config.compression_rate < 0.005
+
+
+def test_a_model_can_be_given_by_its_fields(write):
+    assert read_recipe(write(model={"hidden": 32, "heads": 2})).config == VidTwinConfig(hidden=32, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stepss": 3}, "unknown key stepss; the nearest known one is steps"),
+        ({"loss": {"l3": 1}}, "unknown key loss.l3; the nearest known one is loss.l"),
+        ({"steps": "many"}, "steps='many': expected int"),
+        ({"steps": 0}, "steps=0: must be at least 1"),
+        ({"flip": 1}, "flip=1: expected bool"),
+        ({"learning_rate": -1.0}, "must be positive"),
+        ({"betas": 0.9}, "betas=0.9"),
+        ({"sample_fps": -8}, "expected a positive number or null"),
+        ({"model": "huge"}, "choose one of"),
+        ({"model": {"depht": 1}}, "unknown field.*depht"),
+    ],
+)
+def test_mistakes_are_named(write, values, message):
+    with pytest.raises(ValueError, match=f"recipe.yaml: .*{message}"):
+        read_recipe(write(**values))
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    for text in ("a: [", "just text", ""):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="recipe.yaml: not"):
+            read_recipe(path)
+    path.write_text("model: tiny\n")
+    with pytest.raises(ValueError, match="key train_videos is missing"):
+        read_recipe(path)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: tiny\ntrain_videos: a\nvalidation_videos: b\nlearning_rate: 1e-4\n")
+    assert read_recipe(path).learning_rate == 1e-4
