@@ -91,7 +91,16 @@ def test_every_command_has_help(run, command):
     assert "--help" in out
 
 
-BAD_VIDEOS = ["missing.mp4", "folder.mp4", "text.mp4", "empty.mp4", "truncated.mp4", "random.mp4", "audio_only.mp4", "cover_art_only.m4a"]
+BAD_VIDEOS = [
+    "missing.mp4",
+    "folder.mp4",
+    "text.mp4",
+    "empty.mp4",
+    "truncated.mp4",
+    "random.mp4",
+    "audio_only.mp4",
+    "cover_art_only.m4a",
+]
 
 
 @pytest.mark.parametrize("name", BAD_VIDEOS)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidtwin.files import atomic_output
+from vidtwin.files import atomic_output, tensor_output
 from vidtwin.model.config import VidTwinConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -73,7 +73,7 @@ class Checkpointed(
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
-        with atomic_output(folder / WEIGHTS_FILE) as partial:
+        with tensor_output(folder / WEIGHTS_FILE) as partial:
             save_file(tensors, partial, metadata={"format": "pt"})
         with atomic_output(folder / CONFIG_FILE) as partial:
             partial.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")

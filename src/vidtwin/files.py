@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextlib.contextmanager
 def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -35,6 +37,17 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def tensor_output(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """`atomic_output` for safetensors and torch.save, whose write errors are no OSErrors: they become one, in one line."""
+    with atomic_output(path) as partial:
+        try:
+            yield partial
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise OSError(f"{path}: writing failed ({reason}); free some space or choose another output") from error
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

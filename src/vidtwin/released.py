@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidtwin.checkpoint import read_tensors, refuse_differences
-from vidtwin.files import atomic_output
+from vidtwin.files import tensor_output
 from vidtwin.model.backbone import spatial_positions, temporal_positions
 from vidtwin.model.config import PRESETS, VidTwinConfig, preset
 from vidtwin.model.vidtwin import VidTwin
@@ -160,7 +160,7 @@ def export_released(model: VidTwin, path: str | Path) -> None:
     tensors |= model.set_aside
     tensors |= position_tables(config)
     tensors |= {released_name(name): t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with atomic_output(path) as partial:
+    with tensor_output(path) as partial:
         if path.suffix == ".safetensors":
             save_file(tensors, partial, metadata={"format": "pt"})
         else:

@@ -1,8 +1,9 @@
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
 import torch
-from fractions import Fraction
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin.inference.latent_video import LatentVideo

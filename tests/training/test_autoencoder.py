@@ -51,7 +51,9 @@ def test_a_run_leaves_model_log_and_checkpoint(recipe, tmp_path):
     assert same(model, VidTwin.from_pretrained(tmp_path / "run" / "model"))
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 4, 6]
-    assert {"total", "l1", "l2", "kl", "kl_structure", "kl_dynamics", "psnr", "gradient_norm", "clips_per_second"} <= set(records[0])
+    assert {"total", "l1", "l2", "kl", "kl_structure", "kl_dynamics", "psnr", "gradient_norm", "clips_per_second"} <= set(
+        records[0]
+    )
     assert "validation_psnr" in records[1]
     assert "validation_psnr" in records[2]
 
@@ -59,20 +61,17 @@ def test_a_run_leaves_model_log_and_checkpoint(recipe, tmp_path):
 def test_resuming_equals_never_stopping(recipe, tmp_path):
     never = train(recipe, tmp_path / "never", progress=False)
 
-    class Stop(Exception):
-        pass
-
     import vidtwin.training.autoencoder as loop
 
     saved = loop.save
 
     def stop_after_saving(*arguments):
         saved(*arguments)
-        raise Stop
+        raise KeyboardInterrupt
 
     loop.save = stop_after_saving  # the process ends right after its first checkpoint
     try:
-        with pytest.raises(Stop):
+        with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "stopped", progress=False)
     finally:
         loop.save = saved
@@ -82,7 +81,17 @@ def test_resuming_equals_never_stopping(recipe, tmp_path):
 
 def test_a_killed_run_resumes_to_the_same_weights(recipe, tmp_path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
-    command = [sys.executable, "-m", "vidtwin", "train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "killed"), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "vidtwin",
+        "train",
+        str(tmp_path / "r.yaml"),
+        "--out",
+        str(tmp_path / "killed"),
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:

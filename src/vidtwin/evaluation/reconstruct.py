@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-import vidtwin
+from vidtwin.checkpoint import weights_hash
 from vidtwin.evaluation.metrics import PSNR_LIMIT, psnr, ssim
-from vidtwin.evaluation.results import Result, Scores, list_hash, mean_scores, weights_hash
+from vidtwin.evaluation.results import Result, Scores, list_hash, mean_scores
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.version import __version__
 from vidtwin.video.clips import Geometry, frame_interval, pad_tail, to_clip
 from vidtwin.video.read import iter_frames, probe
 
@@ -174,7 +175,7 @@ def evaluate(
         "seed": seed if latents == "sample" else None,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": vidtwin.__version__},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     return Result(protocol, {name: mean_scores(clips) for name, clips in scored.items()}, overall, run.failures)

@@ -1,4 +1,4 @@
-"""The scores of an evaluation, with the protocol they were taken by, and the hashes that identify data and weights."""
+"""The scores of an evaluation, with the protocol they were taken by, and the hash that identifies the data."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +76,6 @@ def list_hash(paths: Sequence[str | os.PathLike[str]]) -> str:
     digest = hashlib.sha256()
     for path in map(Path, paths):
         digest.update(f"{path.name}\t{path.stat().st_size}\n".encode())
-    return digest.hexdigest()
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """sha256 over the names, dtypes, shapes and bytes of the model's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}\t{tensor.dtype}\t{tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

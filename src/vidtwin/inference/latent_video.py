@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vidtwin.files import atomic_output
+from vidtwin.files import tensor_output
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
 from vidtwin.video.clips import Geometry
@@ -98,7 +98,7 @@ class LatentVideo:
             clock = lcm(*(time.denominator for time in self.times))
             tensors["times"] = torch.tensor([int(time * clock) for time in self.times], dtype=torch.int64)
             facts["times_per_second"] = clock
-        with atomic_output(path) as partial:
+        with tensor_output(path) as partial:
             save_file(tensors, partial, metadata={KEY: json.dumps(facts)})
 
     @classmethod

@@ -102,10 +102,16 @@ def is_constant_rate(times: list[Fraction], fps: Fraction, clock: Fraction) -> b
 
 @torch.inference_mode()
 def decode_windows(model: VidTwin, video: LatentVideo, only: Part | None = None) -> Iterator[Tensor]:
-    """Clips (1, 3, n, h, w), clamped to [-1, 1], float32 on the CPU, without the frames that are padding."""
+    """Clips (1, 3, n, h, w), clamped to [-1, 1], float32 on the CPU, without the frames that are padding.
+
+    Raises:
+        ValueError: a clip with NaN or infinite values (broken weights, or float16 that overflows).
+    """
     device, dtype = placed(model)
     for index, frames in enumerate(video.clip_frames):
         clip = model.decode(video.latents[index : index + 1].to(device, dtype), only=only)
+        if not torch.isfinite(clip).all():
+            raise ValueError(f"clip {index} decodes to NaN or infinite values; use --dtype float32, or other weights")
         yield clip[:, :, :frames].to("cpu", torch.float32).clamp(-1, 1)
 
 

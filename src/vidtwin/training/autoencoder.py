@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from vidtwin.data.videos import TrainingClips, find_videos, usable_videos
 from vidtwin.evaluation.metrics import psnr
-from vidtwin.files import atomic_output
+from vidtwin.files import tensor_output
 from vidtwin.losses.objective import autoencoder_loss
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.training.initialize import inflated, start_low_variance
 from vidtwin.training.recipe import RESUMABLE, Recipe
 from vidtwin.video.clips import Geometry, to_clip
 from vidtwin.video.read import read_clip
@@ -54,7 +55,10 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
 
     torch.manual_seed(recipe.seed)
     model = VidTwin(recipe.config).to(device)
-    start_low_variance(model, recipe.initial_logvar)
+    if recipe.init_from is None:
+        start_low_variance(model, recipe.initial_logvar)
+    elif not (out / CHECKPOINT).exists():
+        model.load_state_dict(inflated(VidTwin.from_pretrained(recipe.init_from), recipe.config))
     optimizer = torch.optim.AdamW(model.parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay)
     first = resume(out, model, optimizer, recipe)
 
@@ -106,14 +110,6 @@ def refuse_non_finite(values: dict[str, Tensor], step: int) -> None:
             raise FloatingPointError(f"step {step}: {name} is {value.item()}; lower learning_rate or clip_norm and resume")
 
 
-def start_low_variance(model: VidTwin, logvar: float) -> None:
-    """Let the posterior start near its mean: the bias of the log-variance channels becomes `logvar`."""
-    with torch.no_grad():
-        for head in (model.structure_encoder.moments, model.dynamics_encoder.moments):
-            assert head.bias is not None
-            head.bias.chunk(2)[1].fill_(logvar)
-
-
 def validation_set(recipe: Recipe) -> Tensor:
     """The first clip of each of the first `validation_clips` videos, centre-cropped: (N, 3, F, H, W) in [-1, 1]."""
     config = recipe.config
@@ -142,7 +138,7 @@ def validate(model: VidTwin, clips: Tensor) -> float:
 def save(out: Path, model: VidTwin, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
     """Write everything that resuming needs, and the model as it is now."""
     state = {"step": step, "recipe": recipe.to_dict(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    with atomic_output(out / CHECKPOINT) as partial:
+    with tensor_output(out / CHECKPOINT) as partial:
         torch.save(state, partial)
     model.save_pretrained(out / MODEL)
 

@@ -22,7 +22,8 @@ class Recipe:
         flip: mirror half of the clips.
         loss: weights of the objective's terms (`LossWeights`).
         sample_posterior: decode a draw from the posterior (a variational autoencoder) or its mean.
-        initial_logvar: the log-variance that training from scratch starts at.
+        init_from: weights to start from (a shipped name, a folder or a hub id); their clips may be shorter
+            (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
         batch_size (clips), steps, warmup_steps (linear from 0, then cosine to `final_lr_ratio` times `learning_rate`).
         clip_norm: L2 norm that the gradient is clipped to.
         log_every, validate_every, checkpoint_every: in steps; validation_clips: the first clip of that many videos.
@@ -35,6 +36,7 @@ class Recipe:
     flip: bool = True
     loss: LossWeights = field(default_factory=LossWeights)
     sample_posterior: bool = True
+    init_from: str | None = None
     initial_logvar: float = -6.0
     batch_size: int = 4
     steps: int = 10_000
@@ -69,6 +71,7 @@ class Recipe:
 
 # What may differ when a run is resumed: it changes how a run is carried out or ends, not what it has done so far.
 RESUMABLE = (
+    "init_from",
     "train_videos",
     "validation_videos",
     "steps",
@@ -133,6 +136,8 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         return tuple(_convert(key, item, float) for item in value)
     if (kind in (int, bool, str) and type(value) is not kind) or kind in (float, tuple[float, float]):
         raise ValueError(f"{key}={value!r}: expected {getattr(kind, '__name__', kind)}")
+    if kind == str | None and not isinstance(value, str | None):
+        raise ValueError(f"{key}={value!r}: expected text or null")
     if kind == float | None and value is not None and not (number and value > 0):
         raise ValueError(f"{key}={value!r}: expected a positive number or null")
     return value

@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Set up, then run the tests; arguments go to pytest: bash scripts/test.sh -m slow
+EXTRAS=[dev] source "$(dirname "$0")/setup.sh"
+exec .venv/bin/python -m pytest "$@"
