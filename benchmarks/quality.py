@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from vidtwin import VidTwin, VidTwinConfig
+from vidtwin.data.videos import find_videos
 from vidtwin.evaluation.controls import (
     Box,
     DCTBoxes,
@@ -28,11 +29,11 @@ from vidtwin.evaluation.controls import (
     resize_shape,
     search_boxes,
 )
-from vidtwin.evaluation.reconstruct import Tail, clip_psnr, evaluate, evaluation_clips, unit_range
+from vidtwin.evaluation.metrics import clip_psnr, unit_range
+from vidtwin.evaluation.reconstruct import Tail, evaluate, evaluation_clips, video_names
 from vidtwin.evaluation.results import Result, Scores
 from vidtwin.files import atomic_output, check_writable
 
-SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 PSNR_BAR = 20.0  # dB, mean over clips
 BRANCH_BAR = 1.0  # dB lost when a branch is held at its mean
 COLUMNS = ("clips", "PSNR", "SSIM", "DCT", "resize", "no S", "no D", "S only", "D only")
@@ -62,8 +63,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(arguments)
     for folder in (options.videos, options.train_folder):
-        if folder is not None and not videos_in(folder):
-            parser.error(f"{folder}: no videos ({', '.join(SUFFIXES)}) in it; name a folder that holds some")
+        try:
+            if folder is not None:
+                find_videos(folder)
+        except FileNotFoundError as error:
+            parser.error(str(error))
     if options.train_videos < 1:
         parser.error(f"--train-videos {options.train_videos}: must be at least 1")
     return options
@@ -78,11 +82,11 @@ def run(options: argparse.Namespace) -> int:
     if options.train_folder is None:
         boxes, chosen = default_boxes(config.latent_values, size), "built in"
     else:
-        training = videos_in(options.train_folder)
+        training = find_videos(options.train_folder)
         picks = np.linspace(0, len(training) - 1, min(options.train_videos, len(training))).round().astype(int)
         boxes = search_boxes(first_clips([training[i] for i in picks], config), config.latent_values)
         chosen = f"on the first clips of {len(picks)} training videos"
-    paths = videos_in(options.videos)
+    paths = find_videos(options.videos)
     result = evaluate(
         model,
         paths,
@@ -95,8 +99,8 @@ def run(options: argparse.Namespace) -> int:
         progress=show_progress,
     )
     shape = resize_shape(config.latent_values, size)
-    readable = [path for path in paths if path.name in result.videos]
-    controls = {path.name: control_scores(path, config, boxes, shape, options.sample_fps, options.tail) for path in readable}
+    named = video_names(paths)
+    controls = {n: control_scores(named[n], config, boxes, shape, options.sample_fps, options.tail) for n in result.videos}
     clips = [scores.clips for scores in result.videos.values()]
     means = {name: float(np.average([row[name] for row in controls.values()], weights=clips)) for name in ("dct", "resize")}
     bars = check_bars(result.overall)
@@ -115,11 +119,6 @@ def run(options: argparse.Namespace) -> int:
     for bar in bars:
         print(f"{'PASS' if bar['met'] else 'FAIL'}  {bar['name']}: {bar['value']:.2f} dB (bar {bar['bar']:g} dB)")
     return 0 if all(bar["met"] for bar in bars) else 1
-
-
-def videos_in(folder: Path) -> list[Path]:
-    """The videos directly in a folder, by name; empty when it is not a folder."""
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def first_clips(paths: list[Path], config: VidTwinConfig) -> Iterator[torch.Tensor]:

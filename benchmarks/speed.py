@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         "matrix_product_gflops": 2 * 2048**3 / product / 1e9,
         "import_torch_seconds": torch_alone,
         "import_vidtwin_adds_seconds": added,
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": "python benchmarks/speed.py " + " ".join(sys.argv[1:] if arguments is None else arguments),

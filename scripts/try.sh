@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
 # Set up, then reconstruct a video with the shipped weights: bash scripts/try.sh [VIDEO] [OUT.mp4]
-source "$(dirname "$0")/setup.sh"
-out=${2:-side_by_side.mp4}
-.venv/bin/vidtwin reconstruct ${1:+"$1"} --side-by-side --out "$out"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+"$venv/bin/vidtwin" reconstruct ${1:+"$1"} --side-by-side --out "${2:-side_by_side.mp4}"

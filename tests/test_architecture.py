@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"model", "video", "evaluation", "version", "checkpoint"},
     "data": {"model.config", "video", "data"},
     "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
-    "training": {"files", "data", "model", "losses", "evaluation.metrics", "video", "training"},
+    "training": {"files", "checkpoint", "data", "model", "losses", "evaluation.metrics", "video", "training"},
 }
 FORBIDDEN = {"torchvision", "torchaudio", "transformers", "lightning", "lpips", "piq", "decord", "gradio", "hydra"}
 

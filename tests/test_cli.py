@@ -64,8 +64,10 @@ def test_decode_finds_shipped_weights_and_refuses_to_follow_a_path_in_a_file(run
 def test_convert_both_ways_and_info(run, weights, clip):
     assert run("convert", weights, "-o", "ms.ckpt")[0] == 0
     code, _, err = run("convert", "ms.ckpt", "-o", "back")
-    assert code == 1
-    assert "missing" in err
+    assert (code, "`vidtwin info` prints" in err, os.listdir()) == (1, True, ["ms.ckpt"])
+    assert run("convert", "ms.ckpt", "-o", "back", "--config", weights / "config.json")[0] == 0
+    assert Path("back/model.safetensors").read_bytes() == (weights / "model.safetensors").read_bytes()
+    assert run("convert", "back/model.safetensors", "-o", "half", "--dtype", "float16")[0] == 0
     model = seeded_model()
     export_released(model, "ms.safetensors")
     for file, text in (
@@ -152,7 +154,7 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
     ("arguments", "code", "message"),
     [
         (["reconstruct", "CLIP", "-o", "no/such/out.mp4"], 1, "does not exist; create it"),
-        (["reconstruct", "CLIP", "-o", "."], 1, ""),
+        (["reconstruct", "CLIP", "-o", ".."], 1, ".mp4"),
         (["reconstruct", "CLIP", "-o", "out.avi"], 1, ".mp4"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--crf", "99"], 1, "--crf 99"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "9:3"], 2, "--frames 9:3"),
@@ -165,6 +167,8 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["decode", "CLIP", "-o", "out.mp4"], 1, "not a latent file"),
         (["info", "none"], 1, "no such file or folder"),
         (["convert", "tiny", "-o", "out.pt"], 1, ".ckpt or .safetensors"),
+        (["convert", "tiny", "-o", "out.ckpt", "--dtype", "float16"], 2, "hold float32"),
+        (["reconstruct", "CLIP", "-o", "CLIP"], 2, "is the input"),
         (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
         (["train", "none.yaml"], 1, "no such recipe"),
         (["dance"], 2, "dance"),
@@ -189,19 +193,40 @@ def test_an_output_folder_without_permission(run, clip, weights):
     assert (code, "is not writable" in err) == (1, True)
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "encode", "convert"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "convert", "convert-folder"])
 def test_a_disk_that_fills_up_leaves_nothing(clip, weights, tmp_path, command):
     """A real write error: the process may write only a few kilobytes to a file."""
-    out = {"reconstruct": "out.mp4", "encode": "out.vidtwin", "convert": "out.ckpt"}[command]
-    source = [weights] if command == "convert" else [clip, "--weights", weights]
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from vidtwin.cli import main; sys.exit(main())"
+    out = {"reconstruct": "out.mp4", "encode": "out.vidtwin", "convert": "out.ckpt", "convert-folder": "out"}[command]
+    source = [weights] if command.startswith("convert") else [clip, "--weights", weights]
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    limited = f"{limit}; from vidtwin.cli import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", limited, command, *map(str, source), "-o", out], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", limited, command.removesuffix("-folder"), *map(str, source), "-o", out],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1, done.stderr
     assert out in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_precision_of_encoding_and_decoding_may_differ(run, clip, weights):
+    arguments = ["--weights", weights, "--dtype", "bfloat16", "--frames", "0:2"]
+    assert run("encode", clip, "-o", "a.vidtwin", *arguments)[0] == 0
+    assert run("decode", "a.vidtwin", "-o", "a.mp4", "--weights", weights)[0] == 0
+
+
+def test_outputs_have_the_permissions_of_the_umask(run, clip, weights):
+    before = os.umask(0o022)
+    try:
+        run("encode", clip, "-o", "a.vidtwin", "--weights", weights, "--frames", "0:2")
+        run("convert", weights, "-o", "folder")
+    finally:
+        os.umask(before)
+    for path in ("a.vidtwin", "folder/model.safetensors", "folder/config.json"):
+        assert Path(path).stat().st_mode & 0o777 == 0o644
 
 
 def test_an_existing_output_survives_a_failure(run, weights):

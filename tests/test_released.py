@@ -22,7 +22,9 @@ def released_tensors() -> dict[str, torch.Tensor]:
     """A state_dict in Microsoft's layout, with two of the loss.* tensors that come with it."""
     tensors = {name: recipe_weight("public", name, shape) for name, shape in released_shapes(TINY).items()}
     extra = {"loss.logvar": torch.zeros(()), "loss.discriminator.main.0.weight": torch.ones(4)}
-    return tensors | position_tables(TINY) | extra
+    tables = position_tables(TINY)
+    tables["encoder.pos_embed"] += 1e-12  # another library's sines
+    return tensors | tables | extra
 
 
 @pytest.fixture
@@ -144,15 +146,21 @@ def test_a_truncated_checkpoint_and_one_without_tensors_are_refused(lightning_fi
     (tmp_path / "empty.ckpt").write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match="no state_dict of tensors"):
         load_released(tmp_path / "empty.ckpt", TINY)
+    for content in ({"state_dict": [1]}, {1: torch.ones(1)}, [torch.ones(1)]):
+        torch.save(content, tmp_path / "empty.ckpt")
+        with pytest.raises(ValueError, match="no state_dict of tensors"):
+            load_released(tmp_path / "empty.ckpt", TINY)
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_released(tmp_path / "missing.ckpt")
 
 
 def test_what_the_released_code_cannot_hold_is_not_exported(tmp_path):
-    with pytest.raises(ValueError, match="attends causally"):
+    with pytest.raises(ValueError, match="does not exist in the released layout; use 'causal'"):
         export_released(VidTwin(replace(TINY, temporal_attention="full")), tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="square size"):
         export_released(VidTwin(replace(TINY, width=128)), tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=r"\.ckpt or \.safetensors"):
         export_released(VidTwin(TINY), tmp_path / "x.bin")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="square size"):
+        released_shapes(replace(TINY, width=128))

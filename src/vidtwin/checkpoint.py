@@ -6,20 +6,26 @@ files and tensors, and of the model only that it is built from a config.
 
 import hashlib
 import json
+import os
+import pickle
+import re
+import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidtwin.files import atomic_output, tensor_output
+from vidtwin.files import atomic_output, check_writable, tensor_output
 from vidtwin.model.config import VidTwinConfig
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 SHIPPED = Path(__file__).parent / "weights"
 
 T = TypeVar("T", bound="Checkpointed")
@@ -58,30 +64,35 @@ class Checkpointed(
         folder: str | Path,
         *,
         dtype: torch.dtype = torch.float32,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
         config: Any = None,
         model_card_kwargs: dict[str, Any] | None = None,
-        **hub_options: Any,
-    ) -> str | None:
-        """Write the folder, each file whole or not at all; an existing README.md (model card) is kept.
+    ) -> None:
+        """Write the folder; its files are replaced when all of them are written. An existing README.md (model card) is kept.
 
-        `dtype` is that of the stored tensors (float16 halves the file; loading gives float32 again). `config` is accepted
-        for the hub mixin and ignored: a model has one config.
+        `dtype` is that of the stored tensors (float16 halves the file; loading gives float32 again). `push_to_hub`, of the hub
+        mixin, calls this with the last two arguments; `config` is ignored: a model has one.
+
+        Raises:
+            ValueError: weights that are not finite in `dtype`. OSError: the folder cannot be written, or the disk is full.
         """
         assert isinstance(self, nn.Module)
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
-        with tensor_output(folder / WEIGHTS_FILE) as partial:
-            save_file(tensors, partial, metadata={"format": "pt"})
-        with atomic_output(folder / CONFIG_FILE) as partial:
-            partial.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
-        if not (folder / "README.md").exists():
-            self.generate_model_card(**(model_card_kwargs or {})).save(folder / "README.md")
-        if push_to_hub:
-            return self.push_to_hub(repo_id or folder.name, **hub_options)
-        return None
+        tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
+        broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise ValueError(f"{folder}: weights with NaN or infinite values in {dtype}: {shorten(broken)}; not saved")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / WEIGHTS_FILE if folder.is_dir() else folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-", dir=folder.parent) as partial:
+            with tensor_output(Path(partial) / WEIGHTS_FILE) as path:
+                save_file(tensors, path, metadata={"format": "pt"})
+            with atomic_output(Path(partial) / CONFIG_FILE) as path:
+                path.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
+            if not (folder / CARD_FILE).exists():
+                self.generate_model_card(**(model_card_kwargs or {})).save(Path(partial) / CARD_FILE)
+            folder.mkdir(exist_ok=True)
+            for path in Path(partial).iterdir():
+                os.replace(path, folder / path.name)
 
 
 def find_folder(name: str | Path, **hub_options: Any) -> Path:
@@ -100,7 +111,7 @@ def find_folder(name: str | Path, **hub_options: Any) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub_options))
     except Exception as error:  # the hub raises a dozen kinds (offline, not found, gated)
-        reason = str(error).strip().splitlines()[0]
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise FileNotFoundError(f"weights {str(name)!r}: no such folder, and the hub did not give it: {reason}") from error
 
 
@@ -111,9 +122,20 @@ def shipped_names() -> list[str]:
 
 def read_config(folder: Path) -> VidTwinConfig:
     """The config of a checkpoint folder."""
-    path = folder / CONFIG_FILE
+    return read_config_file(folder / CONFIG_FILE)
+
+
+def read_config_file(path: Path) -> VidTwinConfig:
+    """A config from a JSON file of its fields.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not JSON, or not the fields of a config.
+    """
     try:
-        return VidTwinConfig.from_dict(json.loads(path.read_text()))
+        fields = json.loads(path.read_text())
+        if not isinstance(fields, dict):
+            raise ValueError("not a mapping of fields")
+        return VidTwinConfig.from_dict(fields)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
     except (ValueError, TypeError) as error:
@@ -160,9 +182,49 @@ def shorten(names: list[str], most: int = 5) -> str:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 (hex) of the names, shapes and float32 values of the weights: the same whatever file they came from."""
-    digest = hashlib.sha256()
+    """SHA-256 (hex) of the config and of the names, shapes and values of the weights as float32.
+
+    The same whatever file they came from; not the same after a cast to a lower precision, so take it before.
+    """
+    config: VidTwinConfig = model.config  # type: ignore[assignment]
+    fields = config.to_dict() | {"query_dropout": None}  # of training only
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def read_pickle(path: Path) -> Any:
+    """torch.load that runs no code: tensors, plain containers, and the numpy scalars of Lightning's scheduler states.
+
+    Raises:
+        ValueError: a pickle that asks for anything else (nothing of it has run), or no file of torch's, or a damaged one.
+    """
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on old pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks for {name.group(1)}" if name else "is not one that torch wrote, or is damaged"
+        raise ValueError(
+            f"{path}: refused, its pickle {what}; nothing was run; "
+            "give a checkpoint of tensors, or convert it to .safetensors where it was made"
+        ) from None
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can raise anything in the unpickler
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: not a torch checkpoint, or cut short ({reason}); copy or download it again") from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickled numpy scalar is made of, under the names of numpy 1 and numpy 2."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    ]

@@ -1,12 +1,15 @@
 """The command line: `vidtwin COMMAND ...`. A command body is arguments -> one library call -> print.
 
-Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C.
+Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C. With the environment
+variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,13 +21,14 @@ from tyro.conf import Positional, arg
 from vidtwin import VidTwin, __version__, export_released
 from vidtwin.checkpoint import shipped_names
 from vidtwin.files import check_writable
-from vidtwin.inference.latent_video import SUFFIX, LatentVideo, is_latent_file
+from vidtwin.inference.latent_video import SUFFIX, Identity, LatentVideo, is_latent_file
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
 from vidtwin.inference.windows import decode_video, encode_video
 from vidtwin.inspection import RELEASED_SUFFIXES, describe, load_weights
 from vidtwin.training.autoencoder import train
 from vidtwin.training.recipe import read_recipe
 from vidtwin.video.read import frame_count
+from vidtwin.video.write import VideoWriter
 
 SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
 
@@ -53,7 +57,7 @@ def reconstruct_command(
         input: a video; without one, the sample clip that comes with the package.
         out: the video to write (.mp4).
         weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors).
-        config: preset of a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
         side_by_side: write original | reconstruction | structure only | dynamics only.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
@@ -63,8 +67,8 @@ def reconstruct_command(
     """
     path = input or SAMPLE
     start, stop = parse_frames(frames)
-    check_writable(out)
-    model = load(weights, config, device, dtype)
+    check_video_output(out, crf, path)
+    model, _ = load(weights, config, device, dtype)
     with bar(2 * selected_frames(path, start, stop)) as progress:
         report = reconstruct(
             model, path, out, policy=policy, start=start, stop=stop, panels=side_by_side, crf=crf, progress=progress
@@ -92,7 +96,7 @@ def encode_command(
         input: a video.
         out: the latent file to write.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
-        config: preset of a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
         logvar: store the posterior's log-variances beside its means.
@@ -102,10 +106,12 @@ def encode_command(
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: name the latent file {SUFFIX}, as in {out.with_suffix(SUFFIX)}")
     start, stop = parse_frames(frames)
-    check_writable(out)
-    model = load(weights, config, device, dtype)
+    check_output(out, input)
+    model, identity = load(weights, config, device, dtype)
     with bar(selected_frames(input, start, stop)) as progress:
-        video = encode_video(model, input, policy=policy, start=start, stop=stop, weights=weights, logvar=logvar, progress=progress)
+        video = encode_video(
+            model, input, policy=policy, start=start, stop=stop, weights=identity, logvar=logvar, progress=progress
+        )
     video.save(out)
     print(f"{out}: {video.frames} frames, {video.latents}")
 
@@ -126,18 +132,17 @@ def decode_command(
         input: a latent file (.vidtwin).
         out: the video to write (.mp4).
         weights: those that encoded it; needed unless they are shipped ones. Others are refused.
-        config: preset of a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
         only: decode one of the two latents alone.
         crf: H.264 quality of the output, 0 (best) to 51.
         device: auto is cuda if there is one, else cpu.
         dtype: of weights and activations.
     """
-    check_writable(out)
+    check_video_output(out, crf, input)
     video = LatentVideo.load(input)
-    name = weights or weights_of(video, input)
-    model = load(name, config, device, dtype)
+    model, identity = load(weights or weights_of(video, input), config, device, dtype)
     with bar(video.frames) as progress:
-        decode_video(model, video, out, only=only, crf=crf, weights=name, progress=progress)
+        decode_video(model, video, out, only=only, crf=crf, weights=identity, progress=progress)
     print(f"{out}: {video.frames} frames")
 
 
@@ -159,18 +164,18 @@ def swap_command(
         dynamics: video or latent file whose colour and fast motion are taken.
         out: the video to write (.mp4), as long as the shorter of the two.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
-        config: preset of a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         crf: H.264 quality of the output, 0 (best) to 51.
         device: auto is cuda if there is one, else cpu.
         dtype: of weights and activations.
     """
-    check_writable(out)
-    model = load(weights, config, device, dtype)
-    a, b = (latents_of(model, path, policy, weights) for path in (structure, dynamics))
-    video = swap(a, b)
+    check_video_output(out, crf, structure, dynamics)
+    model, identity = load(weights, config, device, dtype)
+    first, second = (latents_of(model, path, policy, identity) for path in (structure, dynamics))
+    video = swap(first, second)
     with bar(video.frames) as progress:
-        decode_video(model, video, out, crf=crf, weights=weights, progress=progress)
+        decode_video(model, video, out, crf=crf, weights=identity, progress=progress)
     print(f"{out}: {video.frames} frames")
 
 
@@ -196,18 +201,18 @@ def interpolate_command(
         steps: number of videos side by side, a and b included.
         part: which latent moves; the other stays that of a.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
-        config: preset of a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         crf: H.264 quality of the output, 0 (best) to 51.
         device: auto is cuda if there is one, else cpu.
         dtype: of weights and activations.
     """
-    check_writable(out)
-    model = load(weights, config, device, dtype)
-    first, last = (latents_of(model, path, policy, weights) for path in (a, b))
+    check_video_output(out, crf, a, b)
+    model, identity = load(weights, config, device, dtype)
+    first, last = (latents_of(model, path, policy, identity) for path in (a, b))
     videos = interpolate(first, last, steps, part)
     with bar(videos[0].frames) as progress:
-        decode_row(model, videos, out, crf, progress)
+        decode_row(model, videos, out, crf=crf, weights=identity, progress=progress)
     print(f"{out}: {videos[0].frames} frames, {steps} steps")
 
 
@@ -232,14 +237,19 @@ def convert_command(
     Args:
         input: a shipped name, a checkpoint folder, a hub id, or a file in Microsoft's layout.
         out: a .ckpt or .safetensors file (Microsoft's layout), or the name of a folder to make (ours).
-        config: preset of a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
         dtype: of the tensors in a folder of ours.
     """
-    check_writable(out)
-    model = load_weights(input, config)
     if out.suffix in RELEASED_SUFFIXES:
+        if dtype != "float32":
+            raise UsageError(f"--dtype {dtype}: files in Microsoft's layout hold float32; convert to a folder, or leave it out")
+        check_output(out, Path(input))
+        model = load_weights(input, config)
         export_released(model, out)
     else:
+        if out.is_file():
+            raise UsageError(f"{out}: is a file; name a folder, or a .ckpt or .safetensors file")
+        model = load_weights(input, config)
         model.save_pretrained(out, dtype=getattr(torch, dtype))
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
@@ -252,6 +262,7 @@ def train_command(
     steps: int | None = None,
     device: Device = "auto",
     seed: int | None = None,
+    init_from: str | None = None,
 ) -> None:
     """Train an autoencoder as a recipe says; the same command goes on where a stopped run was.
 
@@ -263,8 +274,16 @@ def train_command(
         steps: in place of the recipe's.
         device: auto is cuda if there is one, else cpu.
         seed: in place of the recipe's.
+        init_from: weights to start from, in place of the recipe's.
     """
-    plan = read_recipe(recipe, train_videos=train_videos, validation_videos=validation_videos, steps=steps, seed=seed)
+    plan = read_recipe(
+        recipe,
+        train_videos=train_videos,
+        validation_videos=validation_videos,
+        steps=steps,
+        seed=seed,
+        init_from=init_from,
+    )
     train(plan, out, device=device_of(device))
     print(f"{out}: trained {plan.steps} steps; the model is in {out / 'model'}")
 
@@ -302,15 +321,34 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vidtwin: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        if os.environ.get("VIDTWIN_TRACEBACK"):  # for whoever looks for a fault of ours
+            raise
         print(f"vidtwin: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
-def load(weights: str, config: str, device: str, dtype: str) -> VidTwin:
-    """A model placed where the options say."""
-    return load_weights(weights, config).to(device_of(device), getattr(torch, dtype))
+def load(weights: str, config: str, device: str, dtype: str) -> tuple[VidTwin, Identity]:
+    """A model placed where the options say, and the identity of its weights, which the dtype does not change."""
+    place = device_of(device)
+    model = load_weights(weights, config)
+    identity = Identity.of(model, weights)
+    return model.to(place, getattr(torch, dtype)), identity
+
+
+def check_output(out: Path, *inputs: Path) -> None:
+    """Refuse, before any work, an output that cannot be written or is one of the inputs."""
+    check_writable(out)
+    for path in inputs:
+        if path.exists() and out.exists() and out.samefile(path):
+            raise UsageError(f"{out}: is the input; choose another output")
+
+
+def check_video_output(out: Path, crf: int, *inputs: Path) -> None:
+    """`check_output`, and what the video writer asks of names and options."""
+    VideoWriter(out, Fraction(25), (2, 2), crf)  # checks, and opens nothing until it is entered
+    check_output(out, *inputs)
 
 
 def device_of(name: str) -> str:
@@ -322,7 +360,7 @@ def device_of(name: str) -> str:
     return name
 
 
-def latents_of(model: VidTwin, path: Path, policy: str, weights: str) -> LatentVideo:
+def latents_of(model: VidTwin, path: Path, policy: str, weights: Identity) -> LatentVideo:
     """Load a latent file, or encode a video."""
     if is_latent_file(path):
         return LatentVideo.load(path)
@@ -332,9 +370,9 @@ def latents_of(model: VidTwin, path: Path, policy: str, weights: str) -> LatentV
 
 def weights_of(video: LatentVideo, path: Path) -> str:
     """The shipped weights that a latent file names. Other names in a file are not trusted as paths."""
-    if video.weights not in shipped_names():
-        raise UsageError(f"{path}: was encoded with weights {video.weights!r}; say where they are with --weights")
-    return video.weights
+    if video.weights.name not in shipped_names():
+        raise UsageError(f"{path}: was encoded with weights {video.weights}; say where they are with --weights")
+    return video.weights.name
 
 
 def parse_frames(text: str | None) -> tuple[int, int | None]:

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
-from vidtwin.inference.latent_video import KEY, LatentVideo, read_facts
+from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, read_config_file, shipped_names
+from vidtwin.inference.latent_video import KEY, LatentVideo
 from vidtwin.model.config import PRESETS, VidTwinConfig
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.released import load_released, read_pickle, released_shapes
+from vidtwin.released import load_released, position_tables, read_released, released_shapes, unused_shapes
 from vidtwin.video.read import probe
 
 RELEASED_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
@@ -19,15 +18,26 @@ Layout = Mapping[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 
 
 def load_weights(name: str | Path, config: str | VidTwinConfig = "released") -> VidTwin:
-    """A model from a shipped name, a checkpoint folder, a hub id, or a file in Microsoft's layout (then of `config`).
+    """A model from a shipped name, a checkpoint folder (or its model.safetensors), a hub id, or a file in Microsoft's layout.
+
+    `config` is that of a file in Microsoft's layout: a preset's name, the path of a config.json, or a config.
 
     Raises:
         FileNotFoundError, ValueError: as `VidTwin.from_pretrained` and `load_released`.
     """
     path = Path(name)
+    if is_folder_weights(path):
+        return VidTwin.from_pretrained(path.parent)
     if path.suffix in RELEASED_SUFFIXES and not path.is_dir():
+        if isinstance(config, str) and config.endswith(".json"):
+            config = read_config_file(Path(config))
         return load_released(path, config)
     return VidTwin.from_pretrained(name)
+
+
+def is_folder_weights(path: Path) -> bool:
+    """Whether a file is the model.safetensors of a checkpoint folder of ours."""
+    return path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file()
 
 
 def describe(name: str | Path) -> dict[str, str]:
@@ -47,13 +57,12 @@ def describe(name: str | Path) -> dict[str, str]:
         layout, metadata = read_layout(path)
         if KEY in metadata:
             return _describe_latents(path)
-        if path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
+        if is_folder_weights(path):
             return _describe_folder(path.parent)
         return _describe_released(path, layout)
     if path.suffix in RELEASED_SUFFIXES:
-        content = read_pickle(path)
-        tensors = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-        return _describe_released(path, {k: (tuple(t.shape), str(t.dtype)) for k, t in tensors.items() if hasattr(t, "shape")})
+        layout = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in read_released(path).items()}
+        return _describe_released(path, layout)
     return _describe_video(path)
 
 
@@ -68,8 +77,11 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, str]]:
 
 
 def _describe_folder(folder: Path) -> dict[str, str]:
+    config = read_config(folder)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise FileNotFoundError(f"{folder / WEIGHTS_FILE}: missing; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     layout, _ = read_layout(folder / WEIGHTS_FILE)
-    return {"file": str(folder), "layout": "vidtwin folder"} | _facts(read_config(folder), layout)
+    return {"file": str(folder), "layout": "vidtwin folder"} | _facts(config, layout)
 
 
 def _describe_released(path: Path, layout: Layout) -> dict[str, str]:
@@ -84,12 +96,8 @@ def _describe_released(path: Path, layout: Layout) -> dict[str, str]:
         "layout": f"released (Microsoft), {aside} loss.* tensors beside the model",
         "preset": name,
     }
-    used = {name: value for name, value in model.items() if ".pos_embed" not in name and name not in _unused(model)}
-    return facts | _facts(config, used)
-
-
-def _unused(model: Mapping[str, Any]) -> set[str]:
-    return {name for name in model if name.startswith(("encoder.final_layer.", "decoder.x_embedder."))}
+    beside = unused_shapes(config).keys() | position_tables(config).keys()
+    return facts | _facts(config, {name: value for name, value in model.items() if name not in beside})
 
 
 def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
@@ -106,7 +114,6 @@ def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
 
 
 def _describe_latents(path: Path) -> dict[str, str]:
-    read_facts(path)
     video = LatentVideo.load(path)
     return {
         "file": str(path),
@@ -114,7 +121,7 @@ def _describe_latents(path: Path) -> dict[str, str]:
         "frames": f"{video.frames} at {float(video.fps):g} per second" + (", variable" if video.times else ""),
         "shapes": repr(video.latents),
         "geometry": video.geometry.describe(),
-        "weights": f"{video.weights} ({video.weights_hash[:12]})",
+        "weights": str(video.weights),
         "rate": f"{video.config.compression_rate:.4%}",
     }
 

@@ -5,18 +5,15 @@ The layout: the state_dict of `VidAutoEncoderQformerCompactSymVidVAE` (VidTok re
 that its forward never reads and four position tables that follow from the config.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtwin.checkpoint import read_tensors, refuse_differences
+from vidtwin.checkpoint import read_pickle, read_tensors, refuse_differences
 from vidtwin.files import tensor_output
 from vidtwin.model.backbone import spatial_positions, temporal_positions
 from vidtwin.model.config import PRESETS, VidTwinConfig, preset
@@ -97,7 +94,19 @@ def position_tables(config: VidTwinConfig) -> dict[str, Tensor]:
 
 
 def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
-    """Every name of the released layout of a config, without `loss.*`, with its shape (587 names for "released")."""
+    """Every name of the released layout of a config, without `loss.*`, with its shape (587 names for "released").
+
+    Raises:
+        ValueError: a config that the released code cannot hold: full temporal attention, or a grid that is not square together
+            with downsampled Dynamics.
+    """
+    if config.temporal_attention != "causal":
+        raise ValueError("temporal_attention='full' does not exist in the released layout; use 'causal'")
+    if config.dynamics_downsamples and config.grid[0] != config.grid[1]:
+        raise ValueError(
+            f"a grid of {config.grid} with dynamics_downsamples={config.dynamics_downsamples} does not exist in the released "
+            "layout, which stretches both axes with one map; use a square size or dynamics_downsamples=0"
+        )
     with torch.device("meta"):
         parameters = {released_name(name): tuple(t.shape) for name, t in VidTwin(config).state_dict().items()}
     tables = {name: tuple(table.shape) for name, table in position_tables(config).items()}
@@ -108,13 +117,14 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     """A model in eval mode, float32, from a file in Microsoft's layout (.ckpt, .pt, .pth: torch; .safetensors).
 
     Strict: every tensor of the layout must be there in its shape, and nothing else but `loss.*`. Position tables may be missing
-    (they follow from the config) but may not differ. What the model does not compute with (`loss.*` and the five unused tensors)
-    is set aside in `model.set_aside`, from where `export_released` writes it back.
+    (they follow from the config) but may not differ by more than rounding. What the model does not take its weights from (`loss.*`,
+    the five unused tensors, the tables) is kept in `model.set_aside`, from where `export_released` writes it back: a float32 file
+    makes the round trip bit for bit.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not such a checkpoint, tensors that do not fit `config` (all differences are counted, the first ones named),
-            or a pickle that holds anything but tensors and plain data; nothing of it has run.
+            a config that the layout cannot hold, or a pickle with anything but tensors and plain data; nothing of it has run.
     """
     config = preset(config) if isinstance(config, str) else config
     tensors = read_released(path)
@@ -124,14 +134,15 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     for name, table in tables.items():
         found.setdefault(name, table)
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    refuse_differences(expected, shapes, str(path), "try " + _fitting_preset(shapes))
+    if shapes != expected:
+        refuse_differences(expected, shapes, str(path), "try " + _fitting_preset(shapes))
     for name, table in tables.items():
         if not torch.allclose(found[name].double(), table, rtol=0, atol=1e-3):
             raise ValueError(f"{path}: {name} is not the position table of this config; the file is of another model")
 
     model = VidTwin(config)
     model.load_state_dict({name: found[released_name(name)] for name in model.state_dict()})
-    used = {released_name(name) for name in model.state_dict()} | set(tables)
+    used = {released_name(name) for name in model.state_dict()}
     model.set_aside = {name: tensor for name, tensor in tensors.items() if name not in used}
     return model.eval()
 
@@ -143,26 +154,21 @@ def export_released(model: VidTwin, path: str | Path) -> None:
     `loss.*` is left out.
 
     Raises:
-        ValueError: another suffix, or a model that the released code cannot hold (full temporal attention; a grid that is
-            not square together with downsampled Dynamics).
+        ValueError: another suffix, or a config that the released code cannot hold (`released_shapes`).
+        OSError: the file cannot be written.
     """
     config, path = model.config, Path(path)
     if path.suffix not in (".ckpt", ".safetensors"):
         raise ValueError(f"{path}: name the output .ckpt or .safetensors")
-    if config.temporal_attention != "causal":
-        raise ValueError("temporal_attention='full' cannot be exported: the released code attends causally; train with 'causal'")
-    if config.dynamics_downsamples and config.grid[0] != config.grid[1]:
-        raise ValueError(
-            f"a grid of {config.grid} with dynamics_downsamples={config.dynamics_downsamples} cannot be exported: "
-            "the released code stretches both axes with one map; use a square size or dynamics_downsamples=0"
-        )
+    shapes = released_shapes(config)
     tensors = {name: torch.zeros(shape) for name, shape in unused_shapes(config).items()}
-    tensors |= model.set_aside
-    tensors |= position_tables(config)
-    tensors |= {released_name(name): t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors |= position_tables(config) | model.set_aside
+    tensors |= {released_name(name): t.detach().cpu() for name, t in model.state_dict().items()}
+    assert set(shapes) <= set(tensors)
     with tensor_output(path) as partial:
         if path.suffix == ".safetensors":
-            save_file(tensors, partial, metadata={"format": "pt"})
+            copies = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}  # no shared storage
+            save_file(copies, partial, metadata={"format": "pt"})
         else:
             torch.save({"state_dict": tensors}, partial)
 
@@ -180,37 +186,10 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
         return read_tensors(path)
     content = read_pickle(path)
     tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
+    named = isinstance(tensors, Mapping) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
+    if not tensors or not named:
         raise ValueError(f"{path}: holds no state_dict of tensors; give a checkpoint of the released VidTwin")
     return dict(tensors)
-
-
-def read_pickle(path: Path) -> Any:
-    """torch.load that runs no code: tensors, plain containers, and the numpy scalars of Lightning's scheduler states."""
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks for {name.group(1)}" if name else "is not one that torch wrote, or is damaged"
-        raise ValueError(
-            f"{path}: refused, its pickle {what}; nothing was run; "
-            "give a checkpoint of tensors, or convert it to .safetensors where it was made"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: not a torch checkpoint, or cut short ({reason}); copy or download it again") from error
-
-
-def _numpy_scalars() -> list[Any]:
-    """What a pickled numpy scalar is made of, under the names of numpy 1 and numpy 2."""
-    scalar = np.float64(0).__reduce__()[0]
-    return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
-    ]
 
 
 def _fitting_preset(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from vidtwin import Latents, VidTwin, VidTwinConfig
-from vidtwin.evaluation.reconstruct import clip_psnr, evaluate, evaluation_clips, unit_range
+from vidtwin.evaluation.metrics import clip_psnr, unit_range
+from vidtwin.evaluation.reconstruct import evaluate, evaluation_clips
 from vidtwin.evaluation.results import Scores, list_hash, mean_scores
 from vidtwin.video.clips import Geometry, to_clip
 from vidtwin.video.read import read_video

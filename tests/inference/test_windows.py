@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -6,7 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import SMALL, seeded_model
-from vidtwin.inference.latent_video import LatentVideo
+from vidtwin import VidTwin
+from vidtwin.inference.latent_video import Identity, LatentVideo
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
 from vidtwin.inference.windows import decode_video, decode_windows, encode_video, is_constant_rate
 from vidtwin.video.read import read_video
@@ -57,7 +59,7 @@ def test_frames_in_are_frames_out_at_the_same_rate(model, write, tmp_path, frame
 def test_encode_then_decode_is_reconstruct(model, write, tmp_path, policy):
     source = write(21)
     reconstruct(model, source, tmp_path / "at_once.mp4", policy=policy)
-    encode_video(model, source, policy=policy, weights="small").save(tmp_path / "x.vidtwin")
+    encode_video(model, source, policy=policy, weights=Identity.of(model, "small")).save(tmp_path / "x.vidtwin")
     source.unlink()
     decode_video(model, LatentVideo.load(tmp_path / "x.vidtwin"), tmp_path / "later.mp4")
     assert (tmp_path / "later.mp4").read_bytes() == (tmp_path / "at_once.mp4").read_bytes()
@@ -79,6 +81,30 @@ def test_a_rate_is_constant_to_one_tick_of_the_clock():
     milliseconds = [Fraction(t, 1000) for t in (5, 38, 72, 105)]
     assert is_constant_rate(milliseconds, Fraction(30), Fraction(1, 1000))
     assert not is_constant_rate([*milliseconds, Fraction(160, 1000)], Fraction(30), Fraction(1, 1000))
+
+
+def test_a_dropped_frame_is_not_hidden_by_a_coarse_clock():
+    frames = [Fraction(t, 25) for t in (0, 1, 3, 4)]
+    assert not is_constant_rate(frames, Fraction(25), Fraction(1, 25))
+
+
+def test_latents_that_are_not_finite_are_not_saved(write):
+    broken = seeded_model()
+    with torch.no_grad():
+        broken.structure_encoder.moments.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite values; use --dtype float32"):
+        encode_video(broken, write(3))
+
+
+def test_encoding_in_low_precision_belongs_to_the_same_weights(model, write, tmp_path):
+    identity = Identity.of(model)
+    low = seeded_model().to(torch.bfloat16)
+    video = encode_video(low, write(3), weights=identity)
+    decode_video(model, video, tmp_path / "out.mp4")
+    other = VidTwin(replace(SMALL, temporal_attention="full"))
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="were encoded with weights"):
+        decode_video(other, video, tmp_path / "out.mp4")
 
 
 def test_the_padding_is_the_last_frame_and_is_cut(model, write):
@@ -124,9 +150,9 @@ def test_log_variances_travel_if_asked_for(model, write, tmp_path):
 
 
 def test_other_weights_are_refused(model, write, tmp_path):
-    video = encode_video(model, write(3), weights="small")
+    video = encode_video(model, write(3), weights=Identity.of(model, "small"))
     with pytest.raises(ValueError, match="encoded with weights 'small'.*give the former with --weights"):
-        decode_video(seeded_model(seed=5), video, tmp_path / "out.mp4", weights="other")
+        decode_video(seeded_model(seed=5), video, tmp_path / "out.mp4", weights=Identity("other", "0" * 64))
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -81,17 +81,8 @@ def test_resuming_equals_never_stopping(recipe, tmp_path):
 
 def test_a_killed_run_resumes_to_the_same_weights(recipe, tmp_path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
-    command = [
-        sys.executable,
-        "-m",
-        "vidtwin",
-        "train",
-        str(tmp_path / "r.yaml"),
-        "--out",
-        str(tmp_path / "killed"),
-        "--device",
-        "cpu",
-    ]
+    program = [sys.executable, "-m", "vidtwin", "train", str(tmp_path / "r.yaml"), "--device", "cpu", "--out"]
+    command = [*program, str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -100,7 +91,7 @@ def test_a_killed_run_resumes_to_the_same_weights(recipe, tmp_path):
     process.wait()
     assert (tmp_path / "killed" / "checkpoint.pt").exists()
     subprocess.run(command, check=True, capture_output=True)
-    subprocess.run([*command[:-3], str(tmp_path / "never"), *command[-2:]], check=True, capture_output=True)
+    subprocess.run([*program, str(tmp_path / "never")], check=True, capture_output=True)
     assert same(*(VidTwin.from_pretrained(tmp_path / run / "model") for run in ("killed", "never")))
 
 
@@ -113,9 +104,32 @@ def test_another_recipe_does_not_continue_a_run(recipe, tmp_path):
     train(replace(recipe, steps=8), tmp_path / "run", progress=False)
 
 
+def test_a_damaged_checkpoint_and_a_damaged_video_are_one_line(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"x")
+    with pytest.raises(ValueError, match="checkpoint.pt"):
+        train(recipe, tmp_path / "run", progress=False)
+    for video in (tmp_path / "videos").iterdir():
+        data = bytearray(video.read_bytes())
+        data[8_000:30_000] = bytes(22_000)
+        video.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be decoded") as caught:
+        train(replace(recipe, workers=1, steps=30), tmp_path / "other", progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resumed_log_has_every_step_once(recipe, tmp_path):
+    train(replace(recipe, checkpoint_every=4, log_every=1, steps=4), tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write('{"step": 5}\n')  # logged, but its checkpoint was never written
+    train(replace(recipe, log_every=1), tmp_path / "run", progress=False)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
 def test_it_learns_a_real_clip(recipe, tmp_path):
-    few = replace(recipe, steps=60, learning_rate=3e-3, flip=False, sample_posterior=False, log_every=10, checkpoint_every=60)
-    train(few, tmp_path / "run", progress=False)
+    more = replace(recipe, steps=150, learning_rate=4e-3, flip=False, log_every=10, checkpoint_every=150)
+    train(more, tmp_path / "run", progress=False)
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert records[-1]["l1"] < 0.7 * records[0]["l1"]
 

@@ -43,6 +43,11 @@ def test_a_model_can_be_given_by_its_fields(write):
         ({"betas": 0.9}, "betas=0.9"),
         ({"sample_fps": -8}, "expected a positive number or null"),
         ({"model": "huge"}, "choose one of"),
+        ({"model": 5}, "expected a preset's name or a mapping"),
+        ({"model": {"query_dropout": "a"}}, ""),
+        ({"loss": 3}, "expected a mapping of loss weights"),
+        ({"seed": -1}, "seed=-1"),
+        ({"init_from": 3}, "expected text or null"),
         ({"model": {"depht": 1}}, "unknown field.*depht"),
     ],
 )

@@ -8,13 +8,11 @@ import torch
 from vidtwin.video import (
     POLICIES,
     Geometry,
-    Window,
     content,
     frame_interval,
     from_clip,
     pad_tail,
     to_clip,
-    windows,
 )
 
 SOURCES = [(1, 1), (1, 7), (7, 1), (33, 57), (180, 320), (320, 180), (32, 1024), (1024, 32), (48, 48), (2, 3)]
@@ -92,16 +90,6 @@ def test_from_clip_clamps_rounds_and_refuses_nan():
         from_clip(torch.full((3, 1, 2, 2), float("nan")), geometry)
 
 
-def test_windows_cover_every_frame_once():
-    assert windows(40, 16) == [Window(0, 16, 0), Window(16, 32, 0), Window(32, 40, 8)]
-    for total in range(1, 40):
-        for size in range(1, 20):
-            cut = windows(total, size)
-            assert [i for w in cut for i in range(w.start, w.stop)] == list(range(total))
-            assert all(w.stop - w.start + w.padding == size for w in cut)
-            assert all(w.padding == 0 for w in cut[:-1])
-
-
 def test_pad_tail_repeats_the_last_frame():
     frames = np.arange(3)[:, None]
     assert pad_tail(frames, 5)[:, 0].tolist() == [0, 1, 2, 2, 2]
@@ -140,5 +128,3 @@ def test_wrong_shapes_and_records_are_refused():
     for broken in ({}, {**geometry.to_dict(), "offset": [1, 1]}, {**geometry.to_dict(), "model": [32]}):
         with pytest.raises(ValueError, match="geometry"):
             Geometry.from_dict(broken)
-    with pytest.raises(ValueError, match="at least 1"):
-        windows(0, 16)

@@ -80,6 +80,39 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (luminance * contrast_structure).mean(dim=(1, 2, 3))
 
 
+def unit_range(clip: torch.Tensor) -> torch.Tensor:
+    """Clamp to [-1, 1] and map to [0, 1], without rounding to 8 bits."""
+    return clip.clamp(-1, 1) * 0.5 + 0.5
+
+
+def frame_psnr(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """PSNR in dB of each frame of two clips (3, F, h, w) in [-1, 1], values outside clamped: float64 (F,).
+
+    Identical frames (black ones often are, after the clamp) count 80 dB, the most that the released formula gives: an
+    infinite frame would make every mean infinite.
+    """
+    return psnr(_unit_frames(x), _unit_frames(y)).clamp(max=PSNR_LIMIT)
+
+
+def frame_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """SSIM of each frame of two clips (3, F, h, w) in [-1, 1], values outside clamped: float64 (F,)."""
+    return ssim(_unit_frames(x), _unit_frames(y))
+
+
+def clip_psnr(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Mean over frames of `frame_psnr`."""
+    return frame_psnr(x, y).mean().item()
+
+
+def clip_ssim(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Mean over frames of `frame_ssim`."""
+    return frame_ssim(x, y).mean().item()
+
+
+def _unit_frames(clip: torch.Tensor) -> torch.Tensor:
+    return unit_range(clip.float()).transpose(0, 1)  # (F, 3, h, w)
+
+
 def _band(size: int) -> torch.Tensor:
     """The Gaussian window as a banded matrix, float64 (size - 10, size): row i holds the window at columns i..i+10."""
     offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - (SSIM_WINDOW - 1) / 2

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vidtwin.checkpoint import weights_hash
-from vidtwin.evaluation.metrics import PSNR_LIMIT, psnr, ssim
+from vidtwin.evaluation.metrics import clip_psnr, clip_ssim
 from vidtwin.evaluation.results import Result, Scores, list_hash, mean_scores
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
@@ -84,29 +84,6 @@ def _check_rules(tail: str, sample_fps: float | None) -> None:
         raise ValueError(f"sample_fps={sample_fps!r}: must be a positive number of frames per second, or None for all")
 
 
-def unit_range(clip: torch.Tensor) -> torch.Tensor:
-    """Clamp to [-1, 1] and map to [0, 1], without rounding to 8 bits."""
-    return clip.clamp(-1, 1) * 0.5 + 0.5
-
-
-def clip_psnr(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Mean over frames of the PSNR in dB of two clips (3, F, h, w) in [-1, 1]; values outside are clamped.
-
-    Identical frames (black ones often are, after the clamp) count 80 dB, the most that the released formula gives: an
-    infinite frame would make every mean infinite.
-    """
-    return psnr(_unit_frames(x), _unit_frames(y)).clamp(max=PSNR_LIMIT).mean().item()
-
-
-def clip_ssim(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Mean over frames of the SSIM of two clips (3, F, h, w) in [-1, 1]; values outside are clamped."""
-    return ssim(_unit_frames(x), _unit_frames(y)).mean().item()
-
-
-def _unit_frames(clip: torch.Tensor) -> torch.Tensor:
-    return unit_range(clip.float()).transpose(0, 1)  # (F, 3, h, w)
-
-
 @torch.inference_mode()
 def evaluate(
     model: VidTwin,
@@ -142,7 +119,7 @@ def evaluate(
     if latents not in ("mean", "sample"):
         raise ValueError(f"latents={latents!r}: choose 'mean' or 'sample'")
     _check_rules(tail, sample_fps)
-    videos = _named(paths)
+    videos = video_names(paths)
     if device is not None:
         model = model.to(device)
     was_training = model.training
@@ -256,7 +233,7 @@ class _Run:
         )
 
 
-def _named(paths: Sequence[StrPath]) -> dict[str, Path]:
+def video_names(paths: Sequence[StrPath]) -> dict[str, Path]:
     """Short names for the videos: their paths below the folder that all have in common."""
     if not paths:
         raise ValueError("no videos to evaluate; give at least one path")

@@ -11,13 +11,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vidtwin.checkpoint import weights_hash
 from vidtwin.files import tensor_output
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
+from vidtwin.model.vidtwin import VidTwin
 from vidtwin.video.clips import Geometry
 
 SUFFIX, KEY, VERSION = ".vidtwin", "vidtwin", 1
 NAMES = ("structure", "dynamics_x", "dynamics_y")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which weights latents belong to: a name for people, and `checkpoint.weights_hash`, which decides."""
+
+    name: str
+    hash: str
+
+    @classmethod
+    def of(cls, model: VidTwin, name: str = "unnamed") -> "Identity":
+        """Of a model in float32: take it before the model is cast to a lower precision."""
+        return cls(name, weights_hash(model))
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.hash[:12]})"
 
 
 @dataclass(frozen=True)
@@ -30,7 +48,7 @@ class LatentVideo:
         frames: of the source; the last window holds padding beyond them.
         fps: frames per second. times: seconds of each frame if the source's rate is not constant, else None.
         geometry: how source frames became the model's.
-        config, weights, weights_hash: of the model; `weights` is its name for people.
+        config, weights: of the model.
         source: file name of the video, without its folder.
     """
 
@@ -41,8 +59,7 @@ class LatentVideo:
     times: list[Fraction] | None
     geometry: Geometry
     config: VidTwinConfig
-    weights: str
-    weights_hash: str
+    weights: Identity
     source: str
 
     def __post_init__(self) -> None:
@@ -51,6 +68,8 @@ class LatentVideo:
         for latents in (self.latents, self.logvar):
             if latents is not None and latents.shapes != tuple((count, *shape) for shape in expected):
                 raise ValueError(f"latents of shapes {latents.shapes} do not fit {self.frames} frames of {expected}")
+            if latents is not None and not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
+                raise ValueError(f"latents of {self.source} have NaN or infinite values; use --dtype float32, or other weights")
         if self.times is not None and len(self.times) != self.frames:
             raise ValueError(f"{len(self.times)} times do not fit {self.frames} frames")
 
@@ -60,12 +79,12 @@ class LatentVideo:
         f = self.config.frames
         return [min(f, self.frames - start) for start in range(0, self.frames, f)]
 
-    def check_weights(self, weights_hash: str, weights: str) -> None:
-        """Raise a ValueError if these latents were not encoded with the weights of this hash."""
-        if weights_hash != self.weights_hash:
+    def check_weights(self, weights: Identity) -> None:
+        """Raise a ValueError if these latents were not encoded with the weights of this identity."""
+        if weights.hash != self.weights.hash:
             raise ValueError(
-                f"latents of {self.source} were encoded with weights {self.weights!r} ({self.weights_hash[:12]}), "
-                f"not with {weights!r} ({weights_hash[:12]}); give the former with --weights"
+                f"latents of {self.source} were encoded with weights {self.weights}, not with {weights}; "
+                "give the former with --weights"
             )
 
     def truncated(self, frames: int) -> "LatentVideo":
@@ -90,8 +109,8 @@ class LatentVideo:
             "fps": str(self.fps),
             "geometry": self.geometry.to_dict(),
             "config": self.config.to_dict(),
-            "weights": self.weights,
-            "weights_hash": self.weights_hash,
+            "weights": self.weights.name,
+            "weights_hash": self.weights.hash,
             "source": self.source,
         }
         if self.times is not None:
@@ -127,11 +146,10 @@ class LatentVideo:
                 times=times,
                 geometry=Geometry.from_dict(facts["geometry"]),
                 config=VidTwinConfig.from_dict(facts["config"]),
-                weights=str(facts["weights"]),
-                weights_hash=str(facts["weights_hash"]),
+                weights=Identity(str(facts["weights"]), str(facts["weights_hash"])),
                 source=Path(str(facts["source"])).name,
             )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{path}: not a latent file that can be decoded ({reason}); encode the video again") from error
 

@@ -8,12 +8,10 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from vidtwin.checkpoint import weights_hash
-from vidtwin.evaluation.metrics import PSNR_LIMIT, psnr, ssim
+from vidtwin.evaluation.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
 from vidtwin.files import check_writable
-from vidtwin.inference.latent_video import LatentVideo
+from vidtwin.inference.latent_video import Identity, LatentVideo
 from vidtwin.inference.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.inference.windows import Progress, decode_windows, encode_video, iter_windows, window_clip, write_video
 from vidtwin.model.latents import Latents
@@ -82,7 +80,8 @@ def reconstruct(
     begun = time.perf_counter()
     video = encode_video(model, path, policy=policy, start=start, stop=stop, progress=progress)
     geometry, size = video.geometry, video.config.frames
-    scores: list[tuple[float, float]] = []
+    decibels: list[float] = []
+    similarity: list[float] = []
 
     def windows() -> Iterator[np.ndarray]:
         decoded = [decode_windows(model, video)]
@@ -90,14 +89,16 @@ def reconstruct(
             decoded += [decode_windows(model, video, "structure"), decode_windows(model, video, "dynamics")]
         for window, *clips in zip(iter_windows(path, size, start, stop), *decoded, strict=True):
             x = window_clip(window, geometry, size)[0][:, : len(window)]
-            scores.extend(frame_scores(content(x, geometry), content(clips[0][0], geometry)))
+            a, b = content(x, geometry), content(clips[0][0], geometry)
+            decibels.extend(frame_psnr(a, b).tolist())
+            if min(a.shape[-2:]) >= SSIM_WINDOW:
+                similarity.extend(frame_ssim(a, b).tolist())
             frames = [from_clip(clip, geometry) for clip in (x, *(clip[0] for clip in clips))]
             yield side_by_side(dict(zip(PANELS, frames, strict=True))) if panels else frames[1]
 
     height, width = geometry.output_size
     write_size = (height + LABEL_HEIGHT, len(PANELS) * width) if panels else (height, width)
     write_video(out, windows(), video, crf, write_size, progress)
-    mean_psnr, mean_ssim = np.mean(scores, axis=0).tolist()
     return Report(
         frames=video.frames,
         fps=video.fps,
@@ -106,18 +107,10 @@ def reconstruct(
         geometry=geometry.describe(),
         latent_values=sum(map(prod, video.latents.shapes)),
         compression_rate=video.config.compression_rate,
-        psnr=mean_psnr,
-        ssim=None if np.isnan(mean_ssim) else mean_ssim,
+        psnr=float(np.mean(decibels)),
+        ssim=float(np.mean(similarity)) if similarity else None,
         seconds=time.perf_counter() - begun,
     )
-
-
-def frame_scores(x: torch.Tensor, x_hat: torch.Tensor) -> list[tuple[float, float]]:
-    """PSNR and SSIM of each frame of two clips (3, F, h, w) in [-1, 1]; SSIM is NaN below 11 pixels."""
-    a, b = (((clip.transpose(0, 1) + 1) / 2).clamp(0, 1) for clip in (x, x_hat))
-    decibels = psnr(a, b).clamp(max=PSNR_LIMIT).tolist()
-    similarity = ssim(a, b).tolist() if min(a.shape[-2:]) >= 11 else [float("nan")] * len(a)
-    return list(zip(decibels, similarity, strict=True))
 
 
 def swap(structure: LatentVideo, dynamics: LatentVideo) -> LatentVideo:
@@ -128,7 +121,7 @@ def swap(structure: LatentVideo, dynamics: LatentVideo) -> LatentVideo:
     Raises:
         ValueError: the two were encoded with different weights.
     """
-    dynamics.check_weights(structure.weights_hash, structure.weights)
+    dynamics.check_weights(structure.weights)
     frames = min(structure.frames, dynamics.frames)
     a, b = structure.truncated(frames), dynamics.truncated(frames)
     return replace(a, latents=Latents(a.latents.structure, b.latents.dynamics_x, b.latents.dynamics_y), logvar=None)
@@ -146,7 +139,7 @@ def interpolate(a: LatentVideo, b: LatentVideo, steps: int, part: str = "both") 
         raise ValueError(f"--steps {steps}: give at least 2, the two videos themselves")
     if part not in ("both", "structure", "dynamics"):
         raise ValueError(f"--part {part}: choose both, structure or dynamics")
-    b.check_weights(a.weights_hash, a.weights)
+    b.check_weights(a.weights)
     frames = min(a.frames, b.frames)
     a, b = a.truncated(frames), b.truncated(frames)
     videos = []
@@ -160,10 +153,23 @@ def interpolate(a: LatentVideo, b: LatentVideo, steps: int, part: str = "both") 
     return videos
 
 
-def decode_row(model: VidTwin, videos: list[LatentVideo], out: str | Path, crf: int = 18, progress: Progress | None = None) -> None:
-    """Decode videos of equal length next to each other, from the first to the last."""
+def decode_row(
+    model: VidTwin,
+    videos: list[LatentVideo],
+    out: str | Path,
+    *,
+    crf: int = 18,
+    weights: Identity | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Decode at least two videos of equal length next to each other, from the first to the last.
+
+    Raises:
+        ValueError: as `decode_video`; more videos than fit a row. OSError: `out` cannot be written.
+    """
+    identity = weights or Identity.of(model)
     for video in videos:
-        video.check_weights(weights_hash(model), "")
+        video.check_weights(identity)
     geometry = videos[0].geometry
     labels = [f"{index / (len(videos) - 1):.2f}" for index in range(len(videos))]
     rows = zip(*(decode_windows(model, video) for video in videos), strict=True)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtwin.checkpoint import weights_hash
-from vidtwin.inference.latent_video import LatentVideo
+from vidtwin.inference.latent_video import Identity, LatentVideo
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.video.clips import Geometry, from_clip, pad_tail, to_clip
@@ -55,16 +54,17 @@ def encode_video(
     policy: str = "crop",
     start: int = 0,
     stop: int | None = None,
-    weights: str = "",
+    weights: Identity | None = None,
     logvar: bool = False,
     progress: Progress | None = None,
 ) -> LatentVideo:
     """Encode frames start..stop-1 (default: all) of a video to posterior means.
 
-    `policy` is how frames are fitted to the model: "crop", "squash" or "pad" (`video.clips.Geometry`).
+    `policy` is how frames are fitted to the model: "crop", "squash" or "pad" (`video.clips.Geometry`). `weights` is needed if
+    the model was cast to a lower precision (`Identity.of` before it); by default it is taken from the model as it is.
 
     Raises:
-        OSError, ValueError: the video cannot be read; one line that names it and the remedy.
+        OSError, ValueError: the video cannot be read, or latents are not finite; one line that names the remedy.
     """
     config, (device, dtype) = model.config, placed(model)
     info = probe(path)
@@ -76,7 +76,8 @@ def encode_video(
     for window in iter_windows(path, config.frames, start, stop):
         posterior = model.posterior(window_clip(window, geometry, config.frames).to(device, dtype))
         means.append(posterior.mean.to("cpu", torch.float32))
-        logvars.append(posterior.logvar.to("cpu", torch.float32))
+        if logvar:
+            logvars.append(posterior.logvar.to("cpu", torch.float32))
         times += [frame.time for frame in window]
         clock = window[0].time_base
         if progress:
@@ -89,15 +90,18 @@ def encode_video(
         times=None if is_constant_rate(times, info.fps, clock) else [time - times[0] for time in times],
         geometry=geometry,
         config=config,
-        weights=weights,
-        weights_hash=weights_hash(model),
+        weights=weights or Identity.of(model),
         source=Path(path).name,
     )
 
 
 def is_constant_rate(times: list[Fraction], fps: Fraction, clock: Fraction) -> bool:
-    """Whether frame i is shown at i / fps, to one tick of the file's clock (files that count milliseconds round to them)."""
-    return all(abs(time - times[0] - index / fps) <= clock for index, time in enumerate(times))
+    """Whether frame i is shown at i / fps, to one tick of the file's clock (files that count milliseconds round to them).
+
+    Where a tick is a whole frame, as in some AVI files, to a quarter of a frame.
+    """
+    slack = min(clock, 1 / (4 * fps))
+    return all(abs(time - times[0] - index / fps) <= slack for index, time in enumerate(times))
 
 
 @torch.inference_mode()
@@ -122,15 +126,15 @@ def decode_video(
     *,
     only: Part | None = None,
     crf: int = 18,
-    weights: str = "",
+    weights: Identity | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Decode latents to a video file with the source's number of frames and timing.
 
     Raises:
-        ValueError: the latents are of other weights or of another config. OSError: `out` cannot be written.
+        ValueError: the latents are of other weights or of another config, or decode to NaN. OSError: `out` cannot be written.
     """
-    video.check_weights(weights_hash(model), weights)
+    video.check_weights(weights or Identity.of(model))
     frames = (from_clip(clip[0], video.geometry) for clip in decode_windows(model, video, only))
     write_video(out, frames, video, crf, video.geometry.output_size, progress)
 

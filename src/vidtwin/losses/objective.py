@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vidtwin.model.latents import Posterior
@@ -29,7 +30,7 @@ def autoencoder_loss(x: Tensor, x_hat: Tensor, posterior: Posterior, weights: Lo
     losses = {
         "l1": difference.abs().mean(),
         "l2": difference.square().mean(),
-        "kl": posterior.kl().mean() / sum(values.values()),
+        "kl": torch.stack(list(kl.values())).sum() / sum(values.values()),
         "kl_structure": kl["structure"] / values["structure"],
         "kl_dynamics": (kl["dynamics_x"] + kl["dynamics_y"]) / (values["dynamics_x"] + values["dynamics_y"]),
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 LOGVAR_RANGE = (-30.0, 20.0)  # as released
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Latents:
     """Structure and Dynamics of a batch of clips.
 
@@ -76,7 +76,7 @@ class Latents:
         return Latents(*(torch.cat(tensors) for tensors in zip(*(part.tensors for part in parts), strict=True)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """Diagonal Gaussian q(z | x): mean and log-variance, both Latents."""
 

@@ -28,7 +28,7 @@ class VidTwin(nn.Module, Checkpointed):
     """The video autoencoder with a Structure and a Dynamics latent.
 
     Clips are float (B, 3, F, H, W) in [-1, 1], of the size that `config` says. Where they enter (`feature`, `posterior`,
-    `encode`, `forward`) a wrong shape or dtype, a NaN or a value outside the range raises a one-line ValueError; so do
+    `encode`, `forward`) a wrong shape, an integer dtype, a NaN or a value outside the range raises a one-line ValueError; so do
     latents of other shapes where they enter `decode`.
     """
 

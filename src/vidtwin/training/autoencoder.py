@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from vidtwin.checkpoint import read_pickle
 from vidtwin.data.videos import TrainingClips, find_videos, usable_videos
-from vidtwin.evaluation.metrics import psnr
-from vidtwin.files import tensor_output
+from vidtwin.evaluation.metrics import clip_psnr
+from vidtwin.files import atomic_output, tensor_output
 from vidtwin.losses.objective import autoencoder_loss
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.training.initialize import inflated, start_low_variance
@@ -25,7 +26,7 @@ CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up from 0, then a cosine to final_lr_ratio of the peak at the last step."""
+    """Linear warm-up to the peak at step warmup_steps - 1, then a cosine towards final_lr_ratio of it at `steps`."""
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
@@ -41,16 +42,13 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     to `out`/log.jsonl, a line each `log_every` steps.
 
     Raises:
-        FileNotFoundError: a video folder is missing or empty. ValueError: the run in `out` has another recipe.
+        FileNotFoundError: a video folder is missing or empty. OSError: `out` cannot be written.
+        ValueError: the run in `out` has another recipe or a damaged checkpoint; no video is long enough; one cannot be decoded.
         FloatingPointError: a loss or a gradient is not finite; the last checkpoint is left as it was.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    videos, failures = usable_videos(find_videos(recipe.train_videos), recipe.config.frames, recipe.sample_fps)
-    for path, reason in failures.items():
-        tqdm.write(f"left out: {path}: {reason}")
-    if not videos:
-        raise ValueError(f"{recipe.train_videos}: no video with a whole clip of {recipe.config.frames} frames; add longer videos")
+    videos = videos_of(recipe.train_videos, recipe.config.frames, recipe.sample_fps)
     checks = validation_set(recipe).to(device)
 
     torch.manual_seed(recipe.seed)
@@ -67,7 +65,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     loader = DataLoader(clips, recipe.batch_size, sampler=order, num_workers=recipe.workers)
     bar = tqdm(loader, initial=first, total=recipe.steps, unit="step", disable=not progress)
     log = (out / LOG).open("a")
-    clock, step = time.perf_counter(), first
+    clock, logged, step = time.perf_counter(), first, first
     try:
         for step, frames in enumerate(bar, first):
             torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout and posterior noise of this step
@@ -87,7 +85,8 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
                 record = {"step": step + 1} | {name: loss.item() for name, loss in losses.items()}
                 record |= {"psnr": -10 * math.log10(record["l2"] / 4 + 1e-8), "gradient_norm": norm.item()}
                 record |= {"learning_rate": learning_rate(step, recipe)}
-                record |= {"clips_per_second": min(recipe.log_every, step + 1 - first) * recipe.batch_size / seconds}
+                record |= {"clips_per_second": (step + 1 - logged) * recipe.batch_size / seconds}
+                logged = step + 1
                 if (step + 1) % recipe.validate_every < recipe.log_every or step + 1 == recipe.steps:
                     record["validation_psnr"] = validate(model, checks)
                 log.write(json.dumps(record) + "\n")
@@ -98,6 +97,8 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     except KeyboardInterrupt:
         tqdm.write(f"stopped at step {step}; the same command goes on from the last checkpoint in {out}")
         raise
+    except ValueError as error:  # of a loader's worker it carries the whole traceback; the last line says what
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
     finally:
         log.close()
     return model.eval()
@@ -107,15 +108,25 @@ def refuse_non_finite(values: dict[str, Tensor], step: int) -> None:
     """Raise a FloatingPointError that names the first value that is NaN or infinite."""
     for name, value in values.items():
         if not torch.isfinite(value):
-            raise FloatingPointError(f"step {step}: {name} is {value.item()}; lower learning_rate or clip_norm and resume")
+            raise FloatingPointError(
+                f"step {step}: {name} is {value.item()}; start again in another --out with a lower learning_rate or clip_norm"
+            )
+
+
+def videos_of(folder: str, frames: int, sample_fps: float | None) -> list[Path]:
+    """The videos of a folder that hold a clip; what is left out is said, with the reason."""
+    videos, failures = usable_videos(find_videos(folder), frames, sample_fps)
+    for path, reason in failures.items():
+        tqdm.write(f"left out: {path}: {reason}")
+    if not videos:
+        raise ValueError(f"{folder}: no video with a whole clip of {frames} frames; add longer videos")
+    return videos
 
 
 def validation_set(recipe: Recipe) -> Tensor:
     """The first clip of each of the first `validation_clips` videos, centre-cropped: (N, 3, F, H, W) in [-1, 1]."""
     config = recipe.config
-    videos, _ = usable_videos(find_videos(recipe.validation_videos), config.frames, None)
-    if not videos:
-        raise ValueError(f"{recipe.validation_videos}: no video with a whole clip of {config.frames} frames; add longer videos")
+    videos = videos_of(recipe.validation_videos, config.frames, None)
     clips = []
     for path in videos[: recipe.validation_clips]:
         frames = read_clip(path, 0, config.frames)
@@ -127,27 +138,24 @@ def validation_set(recipe: Recipe) -> Tensor:
 def validate(model: VidTwin, clips: Tensor) -> float:
     """Mean over clips of the mean over frames of PSNR (dB), from mean latents."""
     model.eval()
-    scores = []
-    for x in clips.split(1):
-        x_hat = model.decode(model.encode(x)).clamp(-1, 1)
-        a, b = (y[0].transpose(0, 1) / 2 + 0.5 for y in (x, x_hat))
-        scores.append(psnr(a.clamp(0, 1), b).mean())
-    return torch.stack(scores).mean().item()
+    return sum(clip_psnr(model.decode(model.encode(x))[0], x[0]) for x in clips.split(1)) / len(clips)
 
 
 def save(out: Path, model: VidTwin, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
-    """Write everything that resuming needs, and the model as it is now."""
+    """Write the model as it is now, and everything that resuming needs."""
+    model.save_pretrained(out / MODEL)  # first: once the checkpoint of the last step is there, the run counts as finished
     state = {"step": step, "recipe": recipe.to_dict(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     with tensor_output(out / CHECKPOINT) as partial:
         torch.save(state, partial)
-    model.save_pretrained(out / MODEL)
 
 
 def resume(out: Path, model: VidTwin, optimizer: torch.optim.Optimizer, recipe: Recipe) -> int:
-    """Load the checkpoint of `out` if there is one, and return the number of steps done."""
+    """Load the checkpoint of `out` if there is one, cut the log to it, and return the number of steps done."""
     if not (out / CHECKPOINT).exists():
         return 0
-    state: dict[str, Any] = torch.load(out / CHECKPOINT, weights_only=True, map_location="cpu")
+    state: dict[str, Any] = read_pickle(out / CHECKPOINT)
+    if not isinstance(state, dict) or not {"step", "recipe", "model", "optimizer"} <= set(state):
+        raise ValueError(f"{out / CHECKPOINT}: not a checkpoint of a training run; choose another --out")
     before, now = state["recipe"], recipe.to_dict()
     changed = [key for key in now if key not in RESUMABLE and before.get(key) != now[key]]
     if changed:
@@ -155,10 +163,13 @@ def resume(out: Path, model: VidTwin, optimizer: torch.optim.Optimizer, recipe: 
             f"{out}: holds a run with another recipe ({', '.join(f'{k}: {before.get(k)!r}, now {now[k]!r}' for k in changed)}); "
             "choose another --out or restore the recipe"
         )
-    if state["step"] > recipe.steps:
-        raise ValueError(
-            f"{out}: holds a run of {state['step']} steps, more than steps={recipe.steps}; raise steps or choose another --out"
-        )
+    step = int(state["step"])
+    if step > recipe.steps:
+        raise ValueError(f"{out}: holds a run of {step} steps, more than steps={recipe.steps}; raise steps or choose another --out")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    if (out / LOG).exists():
+        lines = [line for line in (out / LOG).read_text().splitlines() if json.loads(line)["step"] <= step]
+        with atomic_output(out / LOG) as partial:
+            partial.write_text("".join(line + "\n" for line in lines))
+    return step

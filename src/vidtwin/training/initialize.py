@@ -25,7 +25,7 @@ def inflated(trained: VidTwin, config: VidTwinConfig) -> Mapping[str, Tensor]:
 
     Only the map from queries to frames has a size that depends on it: frame t of f takes the row of frame t f_0 // f. After
     single images, the time taps of the Dynamics head that met only padding become zero. So a model trained on images starts on
-    video as one that decodes a still clip to itself.
+    video near one that decodes a still clip to itself (exactly so up to its temporal attention).
 
     Raises:
         ValueError: the configs differ in more than frames; names the fields.

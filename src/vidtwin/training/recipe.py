@@ -22,8 +22,8 @@ class Recipe:
         flip: mirror half of the clips.
         loss: weights of the objective's terms (`LossWeights`).
         sample_posterior: decode a draw from the posterior (a variational autoencoder) or its mean.
-        init_from: weights to start from (a shipped name, a folder or a hub id); their clips may be shorter
-            (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
+        init_from: weights to start from (a shipped name, a folder or a hub id); only the number of frames may
+            differ (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
         batch_size (clips), steps, warmup_steps (linear from 0, then cosine to `final_lr_ratio` times `learning_rate`).
         clip_norm: L2 norm that the gradient is clipped to.
         log_every, validate_every, checkpoint_every: in steps; validation_clips: the first clip of that many videos.
@@ -57,6 +57,8 @@ class Recipe:
         for name in ("batch_size", "steps", "log_every", "validate_every", "validation_clips", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: must not be negative")
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive")
@@ -69,9 +71,8 @@ class Recipe:
         return asdict(self) | {"betas": list(self.betas)}
 
 
-# What may differ when a run is resumed: it changes how a run is carried out or ends, not what it has done so far.
+# What may differ when a run is resumed: where things are, how the run is carried out, when it ends. Not what a step does.
 RESUMABLE = (
-    "init_from",
     "train_videos",
     "validation_videos",
     "steps",
@@ -105,7 +106,7 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
             values["loss"] = _build(LossWeights, values["loss"], "loss.")
         recipe: Recipe = _build(Recipe, values, "")
         recipe.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     return recipe
 
@@ -136,6 +137,10 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         return tuple(_convert(key, item, float) for item in value)
     if (kind in (int, bool, str) and type(value) is not kind) or kind in (float, tuple[float, float]):
         raise ValueError(f"{key}={value!r}: expected {getattr(kind, '__name__', kind)}")
+    if kind is LossWeights and not isinstance(value, LossWeights):
+        raise ValueError(f"{key}={value!r}: expected a mapping of loss weights, as in {{l1: 1.0}}")
+    if kind == str | dict[str, Any] and not isinstance(value, str | dict):
+        raise ValueError(f"{key}={value!r}: expected a preset's name or a mapping of config fields")
     if kind == str | None and not isinstance(value, str | None):
         raise ValueError(f"{key}={value!r}: expected text or null")
     if kind == float | None and value is not None and not (number and value > 0):

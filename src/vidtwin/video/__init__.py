@@ -3,13 +3,11 @@
 from vidtwin.video.clips import (
     POLICIES,
     Geometry,
-    Window,
     content,
     frame_interval,
     from_clip,
     pad_tail,
     to_clip,
-    windows,
 )
 from vidtwin.video.decode import VideoWarning
 from vidtwin.video.read import Frame, Video, VideoInfo, frame_count, iter_frames, probe, read_clip, read_video
@@ -23,7 +21,6 @@ __all__ = [
     "VideoInfo",
     "VideoWarning",
     "VideoWriter",
-    "Window",
     "content",
     "frame_count",
     "frame_interval",
@@ -34,5 +31,4 @@ __all__ = [
     "read_clip",
     "read_video",
     "to_clip",
-    "windows",
 ]

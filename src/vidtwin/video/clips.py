@@ -1,4 +1,4 @@
-"""Frames to the model's clip and back: geometry, windows and strides, as pure arithmetic.
+"""Frames to the model's clip and back: geometry and strides, as pure arithmetic.
 
 Letters: F frames, H and W the source's height and width, h and w the model's. Sizes are (height, width).
 """
@@ -97,15 +97,6 @@ class Geometry:
         return f"squash: {source} stretched to {model}, output stretched back to {_text(self.output_size)}"
 
 
-@dataclass(frozen=True)
-class Window:
-    """Frames start..stop-1 of a video, followed by `padding` repeats of the last of them."""
-
-    start: int
-    stop: int
-    padding: int
-
-
 def to_clip(frames: np.ndarray, geometry: Geometry) -> torch.Tensor:
     """uint8 frames (F, H, W, 3) -> float32 clip (3, F, h, w) in [-1, 1].
 
@@ -153,19 +144,6 @@ def content(clip: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         return clip
     (top, left), (height, width) = geometry.offset, geometry.resized
     return clip[..., top : top + height, left : left + width]
-
-
-def windows(total: int, size: int) -> list[Window]:
-    """Consecutive windows of `size` frames that cover frames 0..total-1 once; the last may be short and then padded.
-
-    windows(40, 16) -> [Window(0, 16, 0), Window(16, 32, 0), Window(32, 40, 8)]
-
-    Raises ValueError when total or size is below 1.
-    """
-    if total < 1 or size < 1:
-        raise ValueError(f"cannot cut {total} frames into windows of {size}; both must be at least 1")
-    stops = [min(start + size, total) for start in range(0, total, size)]
-    return [Window(start, stop, start + size - stop) for start, stop in zip(range(0, total, size), stops, strict=True)]
 
 
 def pad_tail(frames: np.ndarray, size: int) -> np.ndarray:
