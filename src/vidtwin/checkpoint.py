@@ -28,13 +28,27 @@ from vidtwin.model.config import VidTwinConfig
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 SHIPPED = Path(__file__).parent / "weights"
 
+CARD = """---
+{{ card_data }}
+---
+
+# VidTwin
+
+A video autoencoder with Structure and Dynamics latents ([arXiv 2412.17726]({{ paper_url }})).
+
+    from vidtwin import VidTwin
+    model = VidTwin.from_pretrained("the folder or hub id of this card")
+
+Not stated yet by whoever trained it: data and its licence, recipe, figures.
+"""
+
 T = TypeVar("T", bound="Checkpointed")
 
 
 class Checkpointed(
     ModelHubMixin,
     library_name="vidtwin",
-    license="mit",
+    model_card_template=CARD,
     tags=["video", "autoencoder"],
     paper_url="https://arxiv.org/abs/2412.17726",
 ):
