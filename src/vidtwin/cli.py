@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,42 +40,58 @@ Part = Literal["structure", "dynamics"]
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    weights: str = "tiny"
+    """A shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors)."""
+    config: str = "released"
+    """Of a file in Microsoft's layout: a preset, or a config.json."""
+    device: Device = "auto"
+    """auto is cuda if there is one, else cpu."""
+    dtype: Dtype = "float32"
+    """Of weights and activations."""
+
+    def load(self) -> tuple[VidTwin, Identity]:
+        """A model placed where the options say, and the identity of its weights, which the dtype does not change."""
+        place = device_of(self.device)
+        model = load_weights(self.weights, self.config)
+        identity = Identity.of(model, self.weights)
+        return model.to(place, getattr(torch, self.dtype)), identity
+
+
+Model = Annotated[ModelOptions, arg(name="")]  # options without a prefix
+TINY, AS_ENCODED = ModelOptions(), ModelOptions(weights="those that encoded")
+
+
 def reconstruct_command(
     input: Positional[Path | None] = None,
     out: Output = Path("reconstruction.mp4"),
-    weights: str = "tiny",
-    config: str = "released",
     side_by_side: bool = False,
     policy: Policy = "crop",
     frames: str | None = None,
     crf: int = 18,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
+    model: Model = TINY,
 ) -> None:
     """Encode a video to Structure and Dynamics, decode it, and say how good it is.
 
     Args:
         input: a video; without one, the sample clip that comes with the package.
         out: the video to write (.mp4).
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors).
-        config: of a file in Microsoft's layout: a preset, or a config.json.
         side_by_side: write original | reconstruction | structure only | dynamics only.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
         crf: H.264 quality of the output, 0 (best) to 51.
-        device: auto is cuda if there is one, else cpu.
-        dtype: of weights and activations.
     """
     path = input or SAMPLE
     start, stop = parse_frames(frames)
     check_video_output(out, crf, path)
-    model, _ = load(weights, config, device, dtype)
+    twin, _ = model.load()
     with bar(2 * selected_frames(path, start, stop)) as progress:
         report = reconstruct(
-            model, path, out, policy=policy, start=start, stop=stop, panels=side_by_side, crf=crf, progress=progress
+            twin, path, out, policy=policy, start=start, stop=stop, panels=side_by_side, crf=crf, progress=progress
         )
     print(f"{'input':14}{path if input else 'the sample clip of the package'}")
-    print(f"{'weights':14}{weights}")
+    print(f"{'weights':14}{model.weights}")
     print(report.table())
     print(f"{'written':14}{out}")
 
@@ -82,36 +99,27 @@ def reconstruct_command(
 def encode_command(
     input: Positional[Path],
     out: Output,
-    weights: str = "tiny",
-    config: str = "released",
     policy: Policy = "crop",
     frames: str | None = None,
     logvar: bool = False,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
+    model: Model = TINY,
 ) -> None:
     """Encode a video to a latent file (.vidtwin), which `decode` needs nothing else to decode.
 
     Args:
         input: a video.
         out: the latent file to write.
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
         logvar: store the posterior's log-variances beside its means.
-        device: auto is cuda if there is one, else cpu.
-        dtype: of weights and activations; stored latents are float32.
     """
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: name the latent file {SUFFIX}, as in {out.with_suffix(SUFFIX)}")
     start, stop = parse_frames(frames)
     check_output(out, input)
-    model, identity = load(weights, config, device, dtype)
+    twin, identity = model.load()
     with bar(selected_frames(input, start, stop)) as progress:
-        video = encode_video(
-            model, input, policy=policy, start=start, stop=stop, weights=identity, logvar=logvar, progress=progress
-        )
+        video = encode_video(twin, input, policy=policy, start=start, stop=stop, weights=identity, logvar=logvar, progress=progress)
     video.save(out)
     print(f"{out}: {video.frames} frames, {video.latents}")
 
@@ -119,30 +127,25 @@ def encode_command(
 def decode_command(
     input: Positional[Path],
     out: Output,
-    weights: str | None = None,
-    config: str = "released",
     only: Part | None = None,
     crf: int = 18,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
+    model: Model = AS_ENCODED,
 ) -> None:
     """Decode a latent file to a video.
 
     Args:
         input: a latent file (.vidtwin).
         out: the video to write (.mp4).
-        weights: those that encoded it; needed unless they are shipped ones. Others are refused.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
         only: decode one of the two latents alone.
         crf: H.264 quality of the output, 0 (best) to 51.
-        device: auto is cuda if there is one, else cpu.
-        dtype: of weights and activations.
     """
     check_video_output(out, crf, input)
     video = LatentVideo.load(input)
-    model, identity = load(weights or weights_of(video, input), config, device, dtype)
+    if model.weights == AS_ENCODED.weights:
+        model = replace(model, weights=weights_of(video, input))
+    twin, identity = model.load()
     with bar(video.frames) as progress:
-        decode_video(model, video, out, only=only, crf=crf, weights=identity, progress=progress)
+        decode_video(twin, video, out, only=only, crf=crf, weights=identity, progress=progress)
     print(f"{out}: {video.frames} frames")
 
 
@@ -150,12 +153,9 @@ def swap_command(
     structure: Path,
     dynamics: Path,
     out: Output,
-    weights: str = "tiny",
-    config: str = "released",
     policy: Policy = "crop",
     crf: int = 18,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
+    model: Model = TINY,
 ) -> None:
     """Decode the Structure of one video with the Dynamics of another.
 
@@ -163,19 +163,15 @@ def swap_command(
         structure: video or latent file whose scene, timing and geometry are kept.
         dynamics: video or latent file whose colour and fast motion are taken.
         out: the video to write (.mp4), as long as the shorter of the two.
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         crf: H.264 quality of the output, 0 (best) to 51.
-        device: auto is cuda if there is one, else cpu.
-        dtype: of weights and activations.
     """
     check_video_output(out, crf, structure, dynamics)
-    model, identity = load(weights, config, device, dtype)
-    first, second = (latents_of(model, path, policy, identity) for path in (structure, dynamics))
+    twin, identity = model.load()
+    first, second = (latents_of(twin, path, policy, identity) for path in (structure, dynamics))
     video = swap(first, second)
     with bar(video.frames) as progress:
-        decode_video(model, video, out, crf=crf, weights=identity, progress=progress)
+        decode_video(twin, video, out, crf=crf, weights=identity, progress=progress)
     print(f"{out}: {video.frames} frames")
 
 
@@ -185,12 +181,9 @@ def interpolate_command(
     out: Output,
     steps: int = 5,
     part: Literal["both", "structure", "dynamics"] = "both",
-    weights: str = "tiny",
-    config: str = "released",
     policy: Policy = "crop",
     crf: int = 18,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
+    model: Model = TINY,
 ) -> None:
     """Decode steps on the line between the latents of two videos, side by side.
 
@@ -200,19 +193,15 @@ def interpolate_command(
         out: the video to write (.mp4), as long as the shorter of the two.
         steps: number of videos side by side, a and b included.
         part: which latent moves; the other stays that of a.
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         crf: H.264 quality of the output, 0 (best) to 51.
-        device: auto is cuda if there is one, else cpu.
-        dtype: of weights and activations.
     """
     check_video_output(out, crf, a, b)
-    model, identity = load(weights, config, device, dtype)
-    first, last = (latents_of(model, path, policy, identity) for path in (a, b))
+    twin, identity = model.load()
+    first, last = (latents_of(twin, path, policy, identity) for path in (a, b))
     videos = interpolate(first, last, steps, part)
     with bar(videos[0].frames) as progress:
-        decode_row(model, videos, out, crf=crf, weights=identity, progress=progress)
+        decode_row(twin, videos, out, crf=crf, weights=identity, progress=progress)
     print(f"{out}: {videos[0].frames} frames, {steps} steps")
 
 
@@ -327,14 +316,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"vidtwin: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
-
-
-def load(weights: str, config: str, device: str, dtype: str) -> tuple[VidTwin, Identity]:
-    """A model placed where the options say, and the identity of its weights, which the dtype does not change."""
-    place = device_of(device)
-    model = load_weights(weights, config)
-    identity = Identity.of(model, weights)
-    return model.to(place, getattr(torch, dtype)), identity
 
 
 def check_output(out: Path, *inputs: Path) -> None:
