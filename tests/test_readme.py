@@ -19,7 +19,7 @@ def test_the_python_example_runs(capsys):
 
 
 def test_every_command_and_preset_that_is_named_exists():
-    assert {command for command in re.findall(r"^vidtwin (\S+)", README, flags=re.MULTILINE)} <= set(COMMANDS)
+    assert set(re.findall(r"^vidtwin (\S+)", README, flags=re.MULTILINE)) <= set(COMMANDS)
     assert {name for name in PRESETS if f"`{name}`" in README} == set(PRESETS)
 
 
