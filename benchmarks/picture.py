@@ -1,7 +1,7 @@
 """One frame of a video as a PNG: the picture of the README.
 
-    vidtwin reconstruct --side-by-side -o side_by_side.mp4
-    python benchmarks/picture.py side_by_side.mp4 20 docs/side_by_side.png
+vidtwin reconstruct --side-by-side -o side_by_side.mp4
+python benchmarks/picture.py side_by_side.mp4 20 docs/side_by_side.png
 """
 
 import sys
