@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_and_a_damaged_video_are_one_line(recipe, tmp_path)
 def test_a_resumed_log_has_every_step_once(recipe, tmp_path):
     train(replace(recipe, checkpoint_every=4, log_every=1, steps=4), tmp_path / "run", progress=False)
     with (tmp_path / "run" / "log.jsonl").open("a") as log:
-        log.write('{"step": 5}\n')  # logged, but its checkpoint was never written
+        log.write('{"step": 5}\n{"step": 6, "tot')  # logged, but its checkpoint was never written; then killed
     train(replace(recipe, log_every=1), tmp_path / "run", progress=False)
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]

@@ -98,7 +98,8 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
         tqdm.write(f"stopped at step {step}; the same command goes on from the last checkpoint in {out}")
         raise
     except ValueError as error:  # of a loader's worker it carries the whole traceback; the last line says what
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+        *_, last = str(error).strip().splitlines() or ["the run failed"]
+        raise ValueError(last.removeprefix("ValueError: ")) from error
     finally:
         log.close()
     return model.eval()
@@ -169,7 +170,7 @@ def resume(out: Path, model: VidTwin, optimizer: torch.optim.Optimizer, recipe: 
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if (out / LOG).exists():
-        lines = [line for line in (out / LOG).read_text().splitlines() if json.loads(line)["step"] <= step]
+        whole = [line for line in (out / LOG).read_text().splitlines() if line.endswith("}")]  # a kill can cut the last one
         with atomic_output(out / LOG) as partial:
-            partial.write_text("".join(line + "\n" for line in lines))
+            partial.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))
     return step
