@@ -26,6 +26,7 @@ from vidtwin.inference.latent_video import SUFFIX, Identity, LatentVideo, is_lat
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
 from vidtwin.inference.windows import decode_video, encode_video
 from vidtwin.inspection import RELEASED_SUFFIXES, describe, load_weights
+from vidtwin.model.vidtwin import Part
 from vidtwin.training.autoencoder import train
 from vidtwin.training.recipe import read_recipe
 from vidtwin.video.read import frame_count
@@ -36,7 +37,6 @@ SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Policy = Literal["crop", "squash", "pad"]
-Part = Literal["structure", "dynamics"]
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
@@ -85,10 +85,19 @@ def reconstruct_command(
     path = input or SAMPLE
     start, stop = parse_frames(frames)
     check_video_output(out, crf, path)
-    twin, _ = model.load()
+    twin, identity = model.load()
     with bar(2 * selected_frames(path, start, stop)) as progress:
         report = reconstruct(
-            twin, path, out, policy=policy, start=start, stop=stop, panels=side_by_side, crf=crf, progress=progress
+            twin,
+            path,
+            out,
+            policy=policy,
+            start=start,
+            stop=stop,
+            panels=side_by_side,
+            crf=crf,
+            weights=identity,
+            progress=progress,
         )
     print(f"{'input':14}{path if input else 'the sample clip of the package'}")
     print(f"{'weights':14}{model.weights}")

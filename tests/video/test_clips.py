@@ -8,6 +8,7 @@ import torch
 from vidtwin.video import (
     POLICIES,
     Geometry,
+    chunks,
     content,
     frame_interval,
     from_clip,
@@ -128,3 +129,15 @@ def test_wrong_shapes_and_records_are_refused():
     for broken in ({}, {**geometry.to_dict(), "offset": [1, 1]}, {**geometry.to_dict(), "model": [32]}):
         with pytest.raises(ValueError, match="geometry"):
             Geometry.from_dict(broken)
+
+
+def test_chunks_cover_every_item_once_and_are_lazy():
+    assert list(chunks(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    for total in range(40):
+        for size in range(1, 20):
+            cut = list(chunks(range(total), size))
+            assert [item for chunk in cut for item in chunk] == list(range(total))
+            assert all(len(chunk) == size for chunk in cut[:-1])
+            assert [] not in cut
+    endless = chunks(iter(int, 1), 4)
+    assert next(endless) == [0, 0, 0, 0]

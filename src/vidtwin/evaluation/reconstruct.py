@@ -9,6 +9,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from vidtwin.evaluation.results import Result, Scores, list_hash, mean_scores
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.version import __version__
-from vidtwin.video.clips import Geometry, frame_interval, pad_tail, to_clip
+from vidtwin.video.clips import Geometry, chunks, frame_interval, pad_tail, to_clip
 from vidtwin.video.read import iter_frames, probe
 
 Tail = Literal["repeat", "drop"]
@@ -61,20 +62,10 @@ def evaluation_clips(
     _check_rules(tail, sample_fps)
     interval = 1 if sample_fps is None else frame_interval(probe(path).fps, sample_fps)
 
-    def clip(chunk: list[np.ndarray]) -> torch.Tensor:
-        source_height, source_width, _ = chunk[0].shape
-        geometry = Geometry.plan("crop", (source_height, source_width), (height, width))
-        return to_clip(pad_tail(np.stack(chunk), frames), geometry)
-
-    chunk: list[np.ndarray] = []
-    for index, frame in enumerate(iter_frames(path)):
-        if index % interval == 0:
-            chunk.append(frame.image)
-        if len(chunk) == frames:
-            yield clip(chunk)
-            chunk = []
-    if chunk and tail == "repeat":
-        yield clip(chunk)
+    for chunk in chunks(islice(iter_frames(path), 0, None, interval), frames):
+        if len(chunk) == frames or tail == "repeat":
+            images = pad_tail(np.stack([frame.image for frame in chunk]), frames)
+            yield to_clip(images, Geometry.plan("crop", images.shape[1:3], (height, width)))
 
 
 def _check_rules(tail: str, sample_fps: float | None) -> None:

@@ -67,18 +67,20 @@ def reconstruct(
     stop: int | None = None,
     panels: bool = False,
     crf: int = 18,
+    weights: Identity | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Encode and decode a whole video; with `panels`, write original | reconstruction | structure only | dynamics only.
 
-    `progress` is called twice per frame: when it was encoded and when it was decoded.
+    `weights` is as in `encode_video`: give it if it is known, it saves hashing them. `progress` is called twice per frame: when
+    it was encoded and when it was decoded.
 
     Raises:
         OSError, ValueError: the video cannot be read or the output not written; one line with the remedy.
     """
     check_writable(out)
     begun = time.perf_counter()
-    video = encode_video(model, path, policy=policy, start=start, stop=stop, progress=progress)
+    video = encode_video(model, path, policy=policy, start=start, stop=stop, weights=weights, progress=progress)
     geometry, size = video.geometry, video.config.frames
     decibels: list[float] = []
     similarity: list[float] = []

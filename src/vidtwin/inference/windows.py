@@ -16,7 +16,7 @@ from torch import Tensor
 from vidtwin.inference.latent_video import Identity, LatentVideo
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
-from vidtwin.video.clips import Geometry, from_clip, pad_tail, to_clip
+from vidtwin.video.clips import Geometry, chunks, from_clip, pad_tail, to_clip
 from vidtwin.video.read import Frame, iter_frames, probe
 from vidtwin.video.write import VideoWriter
 
@@ -31,14 +31,7 @@ def placed(model: VidTwin) -> tuple[torch.device, torch.dtype]:
 
 def iter_windows(path: str | Path, size: int, start: int = 0, stop: int | None = None) -> Iterator[list[Frame]]:
     """Consecutive lists of `size` frames of a file; the last may be shorter."""
-    window: list[Frame] = []
-    for frame in iter_frames(path, start, stop):
-        window.append(frame)
-        if len(window) == size:
-            yield window
-            window = []
-    if window:
-        yield window
+    return chunks(iter_frames(path, start, stop), size)
 
 
 def window_clip(window: list[Frame], geometry: Geometry, size: int) -> Tensor:

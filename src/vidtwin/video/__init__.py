@@ -3,6 +3,7 @@
 from vidtwin.video.clips import (
     POLICIES,
     Geometry,
+    chunks,
     content,
     frame_interval,
     from_clip,
@@ -21,6 +22,7 @@ __all__ = [
     "VideoInfo",
     "VideoWarning",
     "VideoWriter",
+    "chunks",
     "content",
     "frame_count",
     "frame_interval",

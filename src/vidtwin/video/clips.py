@@ -3,13 +3,17 @@
 Letters: F frames, H and W the source's height and width, h and w the model's. Sizes are (height, width).
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
+
+T = TypeVar("T")
 
 POLICIES = ("crop", "squash", "pad")
 MAX_ASPECT = 128  # longer side / shorter side; beyond it a resized frame would not fit in memory
@@ -144,6 +148,13 @@ def content(clip: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         return clip
     (top, left), (height, width) = geometry.offset, geometry.resized
     return clip[..., top : top + height, left : left + width]
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive lists of `size` items, the last maybe shorter: 0..6 in threes are [0, 1, 2], [3, 4, 5], [6]."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def pad_tail(frames: np.ndarray, size: int) -> np.ndarray:
