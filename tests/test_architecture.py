@@ -16,11 +16,11 @@ ROOMS: dict[str, set[str]] = {
     "checkpoint": {"files", "model.config"},
     "released": {"files", "checkpoint", "model"},
     "video": {"files", "video"},
-    "losses": {"model", "losses"},
+    "losses": {"files", "checkpoint", "model", "losses"},
     "evaluation": {"model", "video", "evaluation", "version", "checkpoint"},
-    "data": {"model.config", "video", "data"},
+    "data": {"files", "model.config", "video", "data"},
     "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
-    "training": {"files", "checkpoint", "data", "model", "losses", "evaluation.metrics", "video", "training"},
+    "training": {"files", "checkpoint", "released", "data", "model", "losses", "evaluation.metrics", "video", "training"},
 }
 FORBIDDEN = {"torchvision", "torchaudio", "transformers", "lightning", "lpips", "piq", "decord", "gradio", "hydra"}
 

@@ -202,6 +202,9 @@ def weights_hash(model: nn.Module) -> str:
     """
     config: VidTwinConfig = model.config  # type: ignore[assignment]
     fields = config.to_dict() | {"query_dropout": None}  # of training only
+    for name in ("structure_branch", "dynamics_branch"):  # younger than the first weights, which keep their identity
+        if fields[name] == getattr(VidTwinConfig, name):
+            del fields[name]
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())

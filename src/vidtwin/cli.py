@@ -25,8 +25,9 @@ from vidtwin.files import check_writable
 from vidtwin.inference.latent_video import SUFFIX, Identity, LatentVideo, is_latent_file
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
 from vidtwin.inference.windows import decode_video, encode_video
-from vidtwin.inspection import RELEASED_SUFFIXES, describe, load_weights
+from vidtwin.inspection import describe, load_weights
 from vidtwin.model.vidtwin import Part
+from vidtwin.released import RELEASED_SUFFIXES
 from vidtwin.training.autoencoder import train
 from vidtwin.training.recipe import read_recipe
 from vidtwin.video.read import frame_count

@@ -10,10 +10,9 @@ from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_conf
 from vidtwin.inference.latent_video import KEY, LatentVideo
 from vidtwin.model.config import PRESETS, VidTwinConfig
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.released import load_released, position_tables, read_released, released_shapes, unused_shapes
+from vidtwin.released import RELEASED_SUFFIXES, load_released, position_tables, read_released, released_shapes, unused_shapes
 from vidtwin.video.read import probe
 
-RELEASED_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 Layout = Mapping[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 
 

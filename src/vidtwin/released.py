@@ -19,6 +19,8 @@ from vidtwin.model.backbone import spatial_positions, temporal_positions
 from vidtwin.model.config import PRESETS, VidTwinConfig, preset
 from vidtwin.model.vidtwin import VidTwin
 
+RELEASED_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+
 # ours: released. {i} is a layer number; the released numbers of {2i} and {3i} count the activations in between.
 NAMES = {
     "encoder.patch_embedding": "encoder.x_embedder.proj",
@@ -97,11 +99,15 @@ def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
     """Every name of the released layout of a config, without `loss.*`, with its shape (587 names for "released").
 
     Raises:
-        ValueError: a config that the released code cannot hold: full temporal attention, or a grid that is not square together
-            with downsampled Dynamics.
+        ValueError: a config that the released code cannot hold: full temporal attention, an ablated branch, or a grid that is
+            not square together with downsampled Dynamics.
     """
     if config.temporal_attention != "causal":
         raise ValueError("temporal_attention='full' does not exist in the released layout; use 'causal'")
+    for name in ("structure_branch", "dynamics_branch"):
+        value, released = getattr(config, name), getattr(VidTwinConfig, name)
+        if value != released:
+            raise ValueError(f"{name}={value!r} does not exist in the released layout; use {released!r}")
     if config.dynamics_downsamples and config.grid[0] != config.grid[1]:
         raise ValueError(
             f"a grid of {config.grid} with dynamics_downsamples={config.dynamics_downsamples} does not exist in the released "

@@ -9,7 +9,7 @@ from vidtwin.training.recipe import Recipe, read_recipe
 def write(tmp_path):
     def write(**values):
         path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump({"model": "tiny", "train_videos": "a", "validation_videos": "b"} | values))
+        path.write_text(yaml.safe_dump({"model": "tiny", "train_videos": "a", "validation_videos": "b", "perceptual": "none"} | values))
         return path
 
     return write
@@ -36,18 +36,29 @@ def test_a_model_can_be_given_by_its_fields(write):
     [
         ({"stepss": 3}, "unknown key stepss; the nearest known one is steps"),
         ({"loss": {"l3": 1}}, "unknown key loss.l3; the nearest known one is loss.l"),
+        ({"discriminator": {"begin": 1}}, "unknown key discriminator.begin; the nearest known one is discriminator."),
+        ({"discriminator": {"dims": 4}}, "discriminator.dims=4: choose one of 2, 3"),
+        ({"discriminator": {"start": -1}}, "discriminator.start=-1: must be at least 0"),
+        ({"perceptual": "lpips"}, "perceptual: lpips with loss.perceptual=0.0: give the term a weight"),
+        ({"perceptual": "vgg"}, "perceptual='vgg': choose one of lpips, ms-ssim, none"),
+        ({"loss": {"perceptual": 0.1}}, "perceptual: none with loss.perceptual=0.1"),
+        ({"perceptual_weights": "a"}, "only perceptual: lpips reads them"),
+        ({"short_side": [224]}, "expected a list of 2 numbers"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0: must be in"),
+        ({"precision": "int8"}, "choose one of float32, bfloat16, float16"),
         ({"steps": "many"}, "steps='many': expected int"),
         ({"steps": 0}, "steps=0: must be at least 1"),
         ({"flip": 1}, "flip=1: expected bool"),
         ({"learning_rate": -1.0}, "must be positive"),
         ({"betas": 0.9}, "betas=0.9"),
-        ({"sample_fps": -8}, "expected a positive number or null"),
+        ({"sample_fps": -8}, "sample_fps=-8.0: must be positive"),
+        ({"sample_fps": "fast"}, "sample_fps='fast': expected a number"),
         ({"model": "huge"}, "choose one of"),
         ({"model": 5}, "expected a preset's name or a mapping"),
         ({"model": {"query_dropout": "a"}}, ""),
-        ({"loss": 3}, "expected a mapping of loss weights"),
+        ({"loss": 3}, "loss=3: expected a mapping, as in {l1: 1.0}"),
         ({"seed": -1}, "seed=-1"),
-        ({"init_from": 3}, "expected text or null"),
+        ({"init_from": 3}, "init_from=3: expected text"),
         ({"model": {"depht": 1}}, "unknown field.*depht"),
     ],
 )
@@ -65,9 +76,12 @@ def test_files_that_are_no_recipes(tmp_path):
     path.write_text("model: tiny\n")
     with pytest.raises(ValueError, match="key train_videos is missing"):
         read_recipe(path)
+    path.write_text("model: tiny\ntrain_videos: a\nvalidation_videos: b\n")
+    with pytest.raises(ValueError, match=r"key perceptual \(lpips, ms-ssim, none\) is missing"):
+        read_recipe(path)
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("model: tiny\ntrain_videos: a\nvalidation_videos: b\nlearning_rate: 1e-4\n")
+    path.write_text("model: tiny\ntrain_videos: a\nvalidation_videos: b\nperceptual: none\nlearning_rate: 1e-4\n")
     assert read_recipe(path).learning_rate == 1e-4

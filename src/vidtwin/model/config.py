@@ -31,6 +31,10 @@ class VidTwinConfig:
         structure_channels: d_S; structure_downsamples: number of stride-2 convolutions to (h_S, w_S);
             structure_width: channels before the first of them, doubled by each.
         dynamics_channels: d_D; dynamics_downsamples: number of stride-2 convolutions to (h_D, w_D).
+        structure_branch: how F_S reads time: "qformer" (the paper's), or an ablation: "convolution" (and an MLP over time),
+            "flattened" (a Q-Former with space in its width).
+        dynamics_branch: how F_D reads space: "average" (the paper's), or an ablation: "qformer" (over the places of a frame),
+            "none" (no Dynamics: z_D has 0 channels, whatever `dynamics_channels` says).
 
     Raises:
         ValueError: a field is not a positive integer, or sizes do not divide; names the field and the remedy.
@@ -55,6 +59,8 @@ class VidTwinConfig:
     query_mlp: int = 768
     query_dropout: float = 0.1
     structure_width: int = 128
+    structure_branch: Literal["qformer", "convolution", "flattened"] = "qformer"
+    dynamics_branch: Literal["average", "qformer", "none"] = "average"
 
     def __post_init__(self) -> None:
         at_least_zero = ("structure_downsamples", "dynamics_downsamples")
@@ -70,6 +76,10 @@ class VidTwinConfig:
             raise ValueError(f"hidden={self.hidden}: must be a multiple of 4 (sine and cosine, row and column)")
         if self.temporal_attention not in ("causal", "full"):
             raise ValueError(f"temporal_attention={self.temporal_attention!r}: choose 'causal' or 'full'")
+        if self.structure_branch not in ("qformer", "convolution", "flattened"):
+            raise ValueError(f"structure_branch={self.structure_branch!r}: choose 'qformer', 'convolution' or 'flattened'")
+        if self.dynamics_branch not in ("average", "qformer", "none"):
+            raise ValueError(f"dynamics_branch={self.dynamics_branch!r}: choose 'average', 'qformer' or 'none'")
         if not 0 <= self.query_dropout < 1:
             raise ValueError(f"query_dropout={self.query_dropout!r}: must be in [0, 1)")
 
@@ -92,12 +102,16 @@ class VidTwinConfig:
     @property
     def dynamics_x_shape(self) -> tuple[int, int, int]:
         """(d_D, f, w_D) of the half of z_D that keeps the width axis (mean over height)."""
-        return self.dynamics_channels, self.frames, halved(self.grid[1], self.dynamics_downsamples)
+        return self._d_D, self.frames, halved(self.grid[1], self.dynamics_downsamples)
 
     @property
     def dynamics_y_shape(self) -> tuple[int, int, int]:
         """(d_D, f, h_D) of the half of z_D that keeps the height axis (mean over width)."""
-        return self.dynamics_channels, self.frames, halved(self.grid[0], self.dynamics_downsamples)
+        return self._d_D, self.frames, halved(self.grid[0], self.dynamics_downsamples)
+
+    @property
+    def _d_D(self) -> int:
+        return 0 if self.dynamics_branch == "none" else self.dynamics_channels
 
     @property
     def latent_values(self) -> int:

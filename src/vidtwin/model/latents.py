@@ -89,12 +89,18 @@ class Posterior:
         pairs = [moments.chunk(2, dim=1) for moments in (structure, dynamics_x, dynamics_y)]
         return cls(Latents(*(mean for mean, _ in pairs)), Latents(*(logvar.clamp(*LOGVAR_RANGE) for _, logvar in pairs)))
 
-    def sample(self, generator: torch.Generator | None = None) -> Latents:
+    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> Latents:
         """mean + exp(logvar / 2) eps, eps ~ N(0, 1) drawn in float32 for z_S, then x, then y.
 
         The noise is drawn on the generator's device (on the CPU without one), so that a seed gives the same latents on any
-        device, as in the released code.
+        device, as in the released code. A list holds a generator for each clip, whose noise then does not depend on the batch
+        that the clip is in.
         """
+        if isinstance(generator, list):
+            if len(generator) != len(self.mean):
+                raise ValueError(f"{len(generator)} generators for {len(self.mean)} clips: give one for each")
+            clips = [Posterior(self.mean[i : i + 1], self.logvar[i : i + 1]).sample(g) for i, g in enumerate(generator)]
+            return Latents.cat(clips)
         device = generator.device if generator is not None else torch.device("cpu")
 
         def draw(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -102,6 +108,10 @@ class Posterior:
             return mean + torch.exp(0.5 * logvar) * noise.to(mean)
 
         return Latents(*(draw(m, v) for m, v in zip(self.mean.tensors, self.logvar.tensors, strict=True)))
+
+    def to(self, *args: Any, **kwargs: Any) -> "Posterior":
+        """Tensor.to on each tensor."""
+        return Posterior(self.mean.to(*args, **kwargs), self.logvar.to(*args, **kwargs))
 
     def kl_parts(self) -> dict[str, Tensor]:
         """KL(q || N(0, 1)) in nats of each latent, summed over its values: (B,) each."""

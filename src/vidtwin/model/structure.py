@@ -6,17 +6,16 @@ Letters: (f, h, w) feature grid, c hidden width, n_q queries of width d_q, d_S c
 from einops import rearrange
 from torch import Tensor, nn
 
-from vidtwin.model.qformer import QFormer
-
 
 class StructureEncoder(nn.Module):
     """F_S: z (B, c, f, h, w) -> mean and log-variance of z_S on the channel axis, (B, 2 d_S, n_q, h_S, w_S).
 
     The Q-Former reads each place's sequence over time (space is in the batch), so that queries learn trends that do not
-    depend on the place; stride-2 convolutions then shrink the grid of each query.
+    depend on the place; stride-2 convolutions then shrink the grid of each query. `qformer` is a `QFormer`, or what an ablation
+    puts in its place.
     """
 
-    def __init__(self, qformer: QFormer, d_q: int, d_S: int, downsamples: int, width: int):
+    def __init__(self, qformer: nn.Module, d_q: int, d_S: int, downsamples: int, width: int):
         super().__init__()
         self.qformer = qformer
         self.conv_in = nn.Conv2d(d_q, width, 3, padding=1)  # no activation between this and the next (as released)

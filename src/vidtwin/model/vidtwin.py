@@ -6,6 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from vidtwin.checkpoint import Checkpointed
+from vidtwin.model.ablations import (
+    FlattenedQFormer,
+    NoDynamicsDecoder,
+    NoDynamicsEncoder,
+    QFormerDynamicsDecoder,
+    QFormerDynamicsEncoder,
+    TimeMLP,
+)
 from vidtwin.model.backbone import Decoder, Encoder
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.dynamics import DynamicsDecoder, DynamicsEncoder
@@ -37,16 +45,15 @@ class VidTwin(nn.Module, Checkpointed):
         self.config = config
         self.set_aside: dict[str, Tensor] = {}  # what a checkpoint in another layout held besides; not computed with
         f, (h, w), c = config.frames, config.grid, config.hidden
-        n_q, d_q, d_S, d_D = config.num_queries, config.query_dim, config.structure_channels, config.dynamics_channels
+        n_q, d_q, d_S = config.num_queries, config.query_dim, config.structure_channels
         backbone = f, h, w, config.patch, c, config.depth, config.heads, config.temporal_attention == "causal"
-        qformer = QFormer(n_q, d_q, c, config.query_layers, config.query_heads, config.query_mlp, config.query_dropout)
+        qformer = _structure_qformer(config)
 
         self.encoder = Encoder(*backbone)
         self.structure_encoder = StructureEncoder(qformer, d_q, d_S, config.structure_downsamples, config.structure_width)
-        self.dynamics_encoder = DynamicsEncoder(c, d_D, config.dynamics_downsamples)
+        self.dynamics_encoder = _dynamics_encoder(config)
         self.structure_decoder = StructureDecoder(f, h, w, c, n_q, d_q, d_S, config.structure_downsamples, config.structure_width)
-        h_D, w_D = config.dynamics_y_shape[-1], config.dynamics_x_shape[-1]
-        self.dynamics_decoder = DynamicsDecoder(h, w, h_D, w_D, c, d_D, config.dynamics_downsamples)
+        self.dynamics_decoder = _dynamics_decoder(config)
         self.decoder = Decoder(*backbone)
 
     def feature(self, x: Tensor) -> Tensor:
@@ -86,8 +93,10 @@ class VidTwin(nn.Module, Checkpointed):
         """H_D(z_D) = u_D^(w) + u_D^(h): (B, c, f, h, w)."""
         return self.dynamics_decoder(latents.dynamics_x, latents.dynamics_y)
 
-    def forward(self, x: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Reconstruction:
-        """Encode and decode, through the posterior's mean or, with `sample`, through a draw from it (training)."""
+    def forward(
+        self, x: Tensor, sample: bool = False, generator: torch.Generator | list[torch.Generator] | None = None
+    ) -> Reconstruction:
+        """Encode and decode, through the posterior's mean or, with `sample`, through a draw from it (`Posterior.sample`)."""
         posterior = self.posterior(x)
         latents = posterior.sample(generator) if sample else posterior.mean
         return Reconstruction(self.decode(latents), posterior)
@@ -115,3 +124,35 @@ class VidTwin(nn.Module, Checkpointed):
             )
         if not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
             raise ValueError("latents with NaN or infinite values: encode again, in float32 if they came from float16")
+
+
+def _structure_qformer(config: VidTwinConfig) -> nn.Module:
+    """What F_S reads time with, (b, f, c) -> (b, n_q, d_q): the Q-Former, or ablation (c) or (d)."""
+    f, (h, w), c, n_q, d_q = config.frames, config.grid, config.hidden, config.num_queries, config.query_dim
+    layers = config.query_layers, config.query_heads, config.query_mlp, config.query_dropout
+    if config.structure_branch == "convolution":
+        return TimeMLP(f, n_q, d_q, c, config.query_mlp)
+    if config.structure_branch == "flattened":
+        return FlattenedQFormer(h * w, n_q, d_q, c, *layers)
+    return QFormer(n_q, d_q, c, *layers)
+
+
+def _dynamics_encoder(config: VidTwinConfig) -> nn.Module:
+    """F_D: averages over each axis, or ablation (a) or (b)."""
+    (d_D, _, w_D), h_D, c, d_q = config.dynamics_x_shape, config.dynamics_y_shape[-1], config.hidden, config.query_dim
+    layers = config.query_layers, config.query_heads, config.query_mlp, config.query_dropout
+    if config.dynamics_branch == "none":
+        return NoDynamicsEncoder(w_D, h_D)
+    if config.dynamics_branch == "qformer":
+        return QFormerDynamicsEncoder(QFormer(w_D + h_D, d_q, c, *layers), d_q, w_D, h_D, d_D)
+    return DynamicsEncoder(c, d_D, config.dynamics_downsamples)
+
+
+def _dynamics_decoder(config: VidTwinConfig) -> nn.Module:
+    """H_D of what `_dynamics_encoder` gives."""
+    (d_D, _, w_D), h_D, (h, w), c = config.dynamics_x_shape, config.dynamics_y_shape[-1], config.grid, config.hidden
+    if config.dynamics_branch == "none":
+        return NoDynamicsDecoder(h, w, c)
+    if config.dynamics_branch == "qformer":
+        return QFormerDynamicsDecoder(h, w, h_D, w_D, c, d_D)
+    return DynamicsDecoder(h, w, h_D, w_D, c, d_D, config.dynamics_downsamples)

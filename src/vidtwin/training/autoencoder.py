@@ -1,176 +1,229 @@
-"""The training loop of the autoencoder."""
+"""The training loop of the autoencoder (paper Sec. 3.6, Table 9), with or without a discriminator, on one process or many."""
 
-import json
 import math
-import time
+import signal
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vidtwin.checkpoint import read_pickle
-from vidtwin.data.videos import TrainingClips, find_videos, usable_videos
+from vidtwin.data.clips import Batch, TrainingClips, collate, validation_clips
+from vidtwin.data.failures import FailureList
+from vidtwin.data.sources import recordings
 from vidtwin.evaluation.metrics import clip_psnr
-from vidtwin.files import atomic_output, tensor_output
-from vidtwin.losses.objective import autoencoder_loss
-from vidtwin.model.vidtwin import VidTwin
-from vidtwin.training.initialize import inflated, start_low_variance
-from vidtwin.training.recipe import RESUMABLE, Recipe
-from vidtwin.video.clips import Geometry, to_clip
-from vidtwin.video.read import read_clip
+from vidtwin.files import atomic_output
+from vidtwin.losses.objective import bits
+from vidtwin.model.vidtwin import Part, VidTwin
+from vidtwin.training import checkpoints
+from vidtwin.training.guard import Guard, StopRequest
+from vidtwin.training.initialize import start_low_variance, start_on_principal_patches, trained_weights
+from vidtwin.training.log import LOG, Clock, Means, RunLog
+from vidtwin.training.recipe import Recipe
+from vidtwin.training.run import Run, make_accelerator
+from vidtwin.training.schedule import StepBatches, noise_generator, seed_step
+from vidtwin.video.clips import Geometry, from_clip
+from vidtwin.video.panels import side_by_side
 
-CHECKPOINT, LOG, MODEL = "checkpoint.pt", "log.jsonl", "model"
-
-
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up to the peak at step warmup_steps - 1, then a cosine towards final_lr_ratio of it at `steps`."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    low = recipe.final_lr_ratio
-    return recipe.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
+MODEL, BEST, FAILURES, RECIPE = "model", "best", "failures.jsonl", "recipe.yaml"
+PARTS: tuple[Part, Part] = ("structure", "dynamics")
+__all__ = ["BEST", "FAILURES", "LOG", "MODEL", "RECIPE", "train"]
 
 
-def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool = True) -> VidTwin:
-    """Train from `recipe` and leave the model in `out`/model; a run that was stopped goes on from `out`/checkpoint.pt.
+def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool = True, wandb: str | None = None) -> VidTwin:
+    """Train from `recipe` and leave the model in `out`/model; a run that was stopped goes on from `out`/checkpoints.
 
-    Every step draws its clips and its noise from (seed, step) alone, so a resumed run equals one that never stopped. Losses,
-    PSNR (dB, of the training batch as one number, and per frame on validation clips), gradient norm and clips per second go
-    to `out`/log.jsonl, a line each `log_every` steps.
+    Every step draws its clips and its noise from (seed, step) alone, so a resumed run equals one that never stopped, and one on
+    several processes equals one on a single process (up to rounding; dropout and batch norm, which see the process, excepted).
+    `out` holds: `recipe.yaml`; `log.jsonl` and `tensorboard`, a record each `log_every` steps, of means since the last one: losses
+    per element, PSNR in dB (of the training clips as one number, and per frame on validation clips), bits per latent value,
+    gradient norms, learning rates, clips per second; `videos` of a validation clip; `failures.jsonl`; `model` (the running mean
+    of the weights if ema_decay is set), and `best`, the same at the best validation PSNR.
+
+    A step whose losses or gradients are not finite is skipped; `max_skipped` in a row end the run.
+
+    Args:
+        device: "cpu", or the accelerator that is there. wandb: a Weights & Biases project to log to.
 
     Raises:
-        FileNotFoundError: a video folder is missing or empty. OSError: `out` cannot be written.
-        ValueError: the run in `out` has another recipe or a damaged checkpoint; no video is long enough; one cannot be decoded.
-        FloatingPointError: a loss or a gradient is not finite; the last checkpoint is left as it was.
+        FileNotFoundError: a source of videos, or weights to start from, are missing. OSError: `out` cannot be written.
+        ValueError: the run in `out` has another recipe or only damaged checkpoints; too many videos cannot be used.
+        FloatingPointError: values were not finite for `max_skipped` steps in a row; names the first of them.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is finished and saved.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    videos = videos_of(recipe.train_videos, recipe.config.frames, recipe.sample_fps)
-    checks = validation_set(recipe).to(device)
+    accelerator = make_accelerator(recipe, device)
+    rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    sources = recordings(recipe.train_videos)
+    clips = TrainingClips(sources, recipe.config, recipe.sample_fps, recipe.flip, recipe.short_side, recipe.seed)
+    checks = validation_clips(recordings(recipe.validation_videos), recipe.config, recipe.validation_clips)[0]
+    failures = FailureList(out / FAILURES, len(sources), recipe.max_failures)
 
-    torch.manual_seed(recipe.seed)
-    model = VidTwin(recipe.config).to(device)
-    if recipe.init_from is None:
-        start_low_variance(model, recipe.initial_logvar)
-    elif not (out / CHECKPOINT).exists():
-        model.load_state_dict(inflated(VidTwin.from_pretrained(recipe.init_from), recipe.config))
-    optimizer = torch.optim.AdamW(model.parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay)
-    first = resume(out, model, optimizer, recipe)
+    guard, step, best = Guard(recipe.max_skipped), 0, -math.inf
+    before = checkpoints.latest(out, recipe)
+    run = Run(recipe, untrained(recipe, clips) if before is None else VidTwin(recipe.config), accelerator)
+    if before is not None:
+        run.load(before["run"])
+        step, best, guard.skipped = before["step"], before["best"], before["skipped"]
+    numbers = StepBatches(step, recipe.steps, recipe.batch_size, processes, rank, recipe.accumulate)
+    pinned = accelerator.device.type == "cuda"
+    loader = DataLoader(
+        clips, batch_sampler=numbers, collate_fn=collate, num_workers=recipe.workers, pin_memory=pinned, worker_init_fn=deaf
+    )
+    log = RunLog(out, step, recipe.to_dict(), wandb) if first else None
+    if first:
+        with atomic_output(out / RECIPE) as partial:
+            partial.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
 
-    clips = TrainingClips(videos, recipe.config, recipe.sample_fps, recipe.flip, recipe.seed)
-    order = range(first * recipe.batch_size, recipe.steps * recipe.batch_size)
-    loader = DataLoader(clips, recipe.batch_size, sampler=order, num_workers=recipe.workers)
-    bar = tqdm(loader, initial=first, total=recipe.steps, unit="step", disable=not progress)
-    log = (out / LOG).open("a")
-    clock, logged, step = time.perf_counter(), first, first
+    means, clock = Means(), Clock()
+    bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (progress and first))
     try:
-        for step, frames in enumerate(bar, first):
-            torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout and posterior noise of this step
-            x = frames.to(device).float() / 127.5 - 1
-            x_hat, posterior = model.train()(x, sample=recipe.sample_posterior)
-            losses = autoencoder_loss(x, x_hat, posterior, recipe.loss)
-            optimizer.zero_grad()
-            losses["total"].backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            refuse_non_finite(losses | {"gradient norm": norm}, step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, recipe)
-            optimizer.step()
+        with StopRequest().listening() as stop:
+            batches = iter(loader)
+            while step < recipe.steps:
+                values = gradients(run, batches, step, failures if first else None, clock, stop)
+                stopping = values.pop("stop") > 0
+                bad = guard.passes(run.judged(values), run.twin, step)
+                if bad is None:
+                    run.update(step, values)
+                    means.add(values)
+                elif first:
+                    tqdm.write(f"step {step + 1} skipped: {bad} is not finite")
+                step += 1
+                bar.update()
 
-            if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                record = {"step": step + 1} | {name: loss.item() for name, loss in losses.items()}
-                record |= {"psnr": -10 * math.log10(record["l2"] / 4 + 1e-8), "gradient_norm": norm.item()}
-                record |= {"learning_rate": learning_rate(step, recipe)}
-                record |= {"clips_per_second": (step + 1 - logged) * recipe.batch_size / seconds}
-                logged = step + 1
-                if (step + 1) % recipe.validate_every < recipe.log_every or step + 1 == recipe.steps:
-                    record["validation_psnr"] = validate(model, checks)
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                bar.set_postfix(l1=record["l1"], psnr=record["psnr"], kl=record["kl"])
-            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-                save(out, model, optimizer, recipe, step + 1)
+                with clock("log"):
+                    last = step == recipe.steps
+                    if step % recipe.log_every == 0 or last:
+                        record = summary(means.take()) | run.facts(step - 1) | {"skipped_steps": guard.skipped}
+                        if step % recipe.validate_every < recipe.log_every or last:
+                            record["validation_psnr"], shown = validate(run, checks)
+                            if log is not None:
+                                log.video(step, shown)
+                            if record["validation_psnr"] > best:
+                                best = record["validation_psnr"]
+                                save_model(run, out / BEST)
+                        record |= clock.take(recipe.batch_size)
+                        if log is not None:
+                            log.write(step, record)
+                        bar.set_postfix({name: f"{record[name]:.4g}" for name in ("l1", "psnr", "kl") if name in record})
+                    if step % recipe.checkpoint_every == 0 or last or stopping:
+                        save_model(run, out / MODEL)  # first: with the checkpoint of the last step the run counts as finished
+                        state = run.state()
+                        if first:
+                            checkpoints.save(out, recipe, step, best, guard.skipped, state)
+                        accelerator.wait_for_everyone()
+                if stopping and not last:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
-        tqdm.write(f"stopped at step {step}; the same command goes on from the last checkpoint in {out}")
+        tqdm.write(f"stopped after step {step}; the same command goes on from the last checkpoint in {out}")
         raise
     except ValueError as error:  # of a loader's worker it carries the whole traceback; the last line says what
-        *_, last = str(error).strip().splitlines() or ["the run failed"]
-        raise ValueError(last.removeprefix("ValueError: ")) from error
+        *_, text = str(error).strip().splitlines() or ["the run failed"]
+        raise ValueError(text.removeprefix("ValueError: ")) from error
     finally:
-        log.close()
-    return model.eval()
+        bar.close()
+        if log is not None:
+            log.close()
+    if len(failures) and first:
+        tqdm.write(f"{len(failures)} of {len(sources)} recordings were passed over; the reasons are in {out / FAILURES}")
+    return VidTwin.from_pretrained(out / MODEL)
 
 
-def refuse_non_finite(values: dict[str, Tensor], step: int) -> None:
-    """Raise a FloatingPointError that names the first value that is NaN or infinite."""
-    for name, value in values.items():
-        if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"step {step}: {name} is {value.item()}; start again in another --out with a lower learning_rate or clip_norm"
-            )
+def gradients(
+    run: Run, batches: Iterator[Batch], step: int, failures: FailureList | None, clock: Clock, stop: StopRequest
+) -> dict[str, float]:
+    """Forward and backward passes of a step: clipped gradients of its losses are in the weights' `grad`.
+
+    Returns the losses, means over passes and processes, the gradient norms before clipping, and "stop": above 0 if a process was
+    asked to stop.
+    """
+    recipe, accelerator = run.recipe, run.accelerator
+    adversarial = run.adversarial_at(step)
+    values: dict[str, float] = defaultdict(float)
+    seed_step(recipe.seed, step, accelerator.process_index)
+    run.zero_grad()
+    run.model.train()
+    for part in range(recipe.accumulate):
+        with clock("data"):
+            batch = next(batches)
+            if failures is not None:
+                failures.add(batch.failures)
+            x = batch.clips.to(accelerator.device, non_blocking=True).float() / 127.5 - 1
+        noise = [noise_generator(recipe.seed, number) for number in batch.indices.tolist()]
+        with run.gradients_shared(part + 1 == recipe.accumulate):
+            with accelerator.autocast():
+                x_hat, posterior = run.model(x, recipe.sample_posterior, noise)
+            x_hat, posterior = x_hat.float(), posterior.to(torch.float32)
+            losses = run.generator_losses(x, x_hat, posterior, adversarial)
+            accelerator.backward(losses["total"] / recipe.accumulate)
+            if adversarial:
+                critic_losses = run.discriminator_losses(x, x_hat)
+                accelerator.backward(critic_losses["total"] / recipe.accumulate)
+                losses |= {f"discriminator_{name}": loss for name, loss in critic_losses.items()}
+        for name, value in run.agreed({"data": x.mean(), "stop": float(stop.asked)} | losses).items():
+            values[name] += value / recipe.accumulate
+    clock.steps += 1
+    return values | run.clip_gradients(adversarial)
 
 
-def videos_of(folder: str, frames: int, sample_fps: float | None) -> list[Path]:
-    """The videos of a folder that hold a clip; what is left out is said, with the reason."""
-    videos, failures = usable_videos(find_videos(folder), frames, sample_fps)
-    for path, reason in failures.items():
-        tqdm.write(f"left out: {path}: {reason}")
-    if not videos:
-        raise ValueError(f"{folder}: no video with a whole clip of {frames} frames; add longer videos")
-    return videos
+def untrained(recipe: Recipe, clips: TrainingClips) -> VidTwin:
+    """The model before the first step: from `init_from`, or from scratch by the seed."""
+    if recipe.init_from is not None:
+        return trained_weights(recipe.init_from, recipe.config)
+    torch.manual_seed(recipe.seed)
+    model = VidTwin(recipe.config)
+    start_low_variance(model, recipe.initial_logvar)
+    if recipe.init_patches == "principal":
+        drawn = torch.stack([clips[index].clip[:, ::4] for index in range(recipe.init_clips)])  # every fourth frame
+        start_on_principal_patches(model, drawn.float() / 127.5 - 1)
+    return model
 
 
-def validation_set(recipe: Recipe) -> Tensor:
-    """The first clip of each of the first `validation_clips` videos, centre-cropped: (N, 3, F, H, W) in [-1, 1]."""
-    config = recipe.config
-    videos = videos_of(recipe.validation_videos, config.frames, None)
-    clips = []
-    for path in videos[: recipe.validation_clips]:
-        frames = read_clip(path, 0, config.frames)
-        clips.append(to_clip(frames, Geometry.plan("crop", frames.shape[1:3], (config.height, config.width))))
-    return torch.stack(clips)
+def summary(means: dict[str, float]) -> dict[str, float]:
+    """Mean losses of some steps, as a log shows them: with PSNR (dB, of the mean squared error) and bits per latent value."""
+    if "l2" not in means:  # all steps were skipped
+        return {}
+    means.pop("data")
+    latents = {f"bits_{part}": bits(means[f"kl_{part}"]) for part in ("structure", "dynamics")}
+    return means | {"psnr": -10 * math.log10(means["l2"] / 4 + 1e-8)} | latents
 
 
 @torch.inference_mode()
-def validate(model: VidTwin, clips: Tensor) -> float:
-    """Mean over clips of the mean over frames of PSNR (dB), from mean latents."""
-    model.eval()
-    return sum(clip_psnr(model.decode(model.encode(x))[0], x[0]) for x in clips.split(1)) / len(clips)
+def validate(run: Run, clips: Tensor) -> tuple[float, np.ndarray]:
+    """Mean over clips (N, 3, F, H, W) of the mean over frames of PSNR (dB), from mean latents and the weights to use; and the
+    first clip beside its reconstruction and the decodes of each latent alone, uint8 (F, H', W', 3)."""
+    with run.weights_in_place():
+        model = run.twin.eval()
+        scores = []
+        for x in clips.split(1):
+            x = x.to(run.accelerator.device)
+            latents = model.encode(x)
+            x_hat = model.decode(latents)
+            scores.append(clip_psnr(x_hat[0].clamp(-1, 1), x[0]))
+            if len(scores) == 1:
+                alone = {f"{part} only": model.decode(latents, only=part) for part in PARTS}
+                panels = {"original": x, "reconstruction": x_hat} | alone
+                size = x.shape[-2], x.shape[-1]
+                frames = {name: from_clip(clip[0].float(), Geometry.plan("crop", size, size)) for name, clip in panels.items()}
+    return sum(scores) / len(scores), side_by_side(frames)
 
 
-def save(out: Path, model: VidTwin, optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
-    """Write the model as it is now, and everything that resuming needs."""
-    model.save_pretrained(out / MODEL)  # first: once the checkpoint of the last step is there, the run counts as finished
-    state = {"step": step, "recipe": recipe.to_dict(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    with tensor_output(out / CHECKPOINT) as partial:
-        torch.save(state, partial)
+def save_model(run: Run, folder: Path) -> None:
+    """Write the weights to use as a checkpoint folder; call it on all processes."""
+    weights = run.weights()
+    if run.accelerator.is_main_process:
+        model = VidTwin(run.recipe.config)
+        model.load_state_dict(weights)
+        model.save_pretrained(folder)
 
 
-def resume(out: Path, model: VidTwin, optimizer: torch.optim.Optimizer, recipe: Recipe) -> int:
-    """Load the checkpoint of `out` if there is one, cut the log to it, and return the number of steps done."""
-    if not (out / CHECKPOINT).exists():
-        return 0
-    state: dict[str, Any] = read_pickle(out / CHECKPOINT)
-    if not isinstance(state, dict) or not {"step", "recipe", "model", "optimizer"} <= set(state):
-        raise ValueError(f"{out / CHECKPOINT}: not a checkpoint of a training run; choose another --out")
-    before, now = state["recipe"], recipe.to_dict()
-    changed = [key for key in now if key not in RESUMABLE and before.get(key) != now[key]]
-    if changed:
-        raise ValueError(
-            f"{out}: holds a run with another recipe ({', '.join(f'{k}: {before.get(k)!r}, now {now[k]!r}' for k in changed)}); "
-            "choose another --out or restore the recipe"
-        )
-    step = int(state["step"])
-    if step > recipe.steps:
-        raise ValueError(f"{out}: holds a run of {step} steps, more than steps={recipe.steps}; raise steps or choose another --out")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if (out / LOG).exists():
-        whole = [line for line in (out / LOG).read_text().splitlines() if line.endswith("}")]  # a kill can cut the last one
-        with atomic_output(out / LOG) as partial:
-            partial.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))
-    return step
+def deaf(worker: int) -> None:
+    """Loader processes leave Ctrl-C to the main one, which ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,12 +1,15 @@
-"""How a model starts: near its posterior's mean, or from weights trained on shorter clips."""
+"""How a model starts: near its posterior's mean, on the principal components of patches, or from trained weights."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.released import RELEASED_SUFFIXES, load_released
 
 TO_FRAMES = "structure_decoder.to_frames."
 DYNAMICS_MOMENTS = "dynamics_encoder.moments.weight"
@@ -15,9 +18,52 @@ DYNAMICS_MOMENTS = "dynamics_encoder.moments.weight"
 def start_low_variance(model: VidTwin, logvar: float) -> None:
     """Let the posterior start near its mean: the bias of the log-variance channels becomes `logvar`."""
     with torch.no_grad():
-        for head in (model.structure_encoder.moments, model.dynamics_encoder.moments):
-            assert head.bias is not None
-            head.bias.chunk(2)[1].fill_(logvar)
+        for name, bias in model.named_parameters():
+            if name.endswith("_encoder.moments.bias"):
+                bias.chunk(2)[1].fill_(logvar)
+
+
+@torch.no_grad()
+def start_on_principal_patches(model: VidTwin, clips: Tensor) -> None:
+    """Let both maps between pixels and tokens start on the principal components of the patches of `clips` (N, 3, F, H, W).
+
+    The patch embedding gives each patch's first components, scaled so that a token's values have unit mean square and falling
+    variances (the square root of the components'), in directions that the spatial position table leaves free; the decoder's last
+    map takes them back to pixels. Gradient descent finds this subspace too, but on small budgets spends most of its steps on it.
+    """
+    config = model.config
+    p, grid = config.patch, dict(zip("hw", config.grid, strict=True))
+    patches = rearrange(clips, "n c f (h p) (w q) -> (n f h w) (c p q)", **grid, p=p, q=p).double()
+    mean = patches.mean(0)
+    variances, components = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))  # ascending
+    _, strengths, directions = torch.linalg.svd(model.encoder.transformer.space.double())  # (s, c) -> rows of (c, c)
+    free = directions[int((strengths > 1e-3).sum()) :]  # (k, c), orthonormal
+    count = min(len(free), int((variances > 1e-10).sum()))
+    free, basis, deviations = free[:count], components.flip(1)[:, :count], variances.flip(0)[:count].sqrt()
+    gains = deviations.sqrt() / deviations.mean().sqrt() / deviations  # of components in a token
+
+    to_token = free.T @ (gains[:, None] * basis.T)  # (c, 3 p p)
+    to_patch = (basis / gains) @ free  # (3 p p, c)
+    embedding, head = model.encoder.patch_embedding, model.decoder.head
+    assert embedding.bias is not None
+    embedding.weight.copy_(rearrange(to_token, "o (c p q) -> o c 1 p q", c=3, p=p))
+    embedding.bias.copy_(-to_token @ mean)
+    head.linear.weight.copy_(rearrange(to_patch, "(c p q) o -> (p q c) o", c=3, p=p))
+    head.linear.bias.copy_(rearrange(mean, "(c p q) -> (p q c)", c=3, p=p))
+    head.modulation.zero_()
+
+
+def trained_weights(name: str, config: VidTwinConfig) -> VidTwin:
+    """A model of `config` from weights to start from: a shipped name, a folder, a hub id, or a file in Microsoft's layout.
+
+    Raises:
+        FileNotFoundError, ValueError: as `VidTwin.from_pretrained`, `load_released` and `inflated`.
+    """
+    if Path(name).suffix in RELEASED_SUFFIXES and not Path(name).is_dir():
+        return load_released(name, config)
+    model = VidTwin(config)
+    model.load_state_dict(inflated(VidTwin.from_pretrained(name), config))
+    return model
 
 
 def inflated(trained: VidTwin, config: VidTwinConfig) -> Mapping[str, Tensor]:
@@ -35,6 +81,9 @@ def inflated(trained: VidTwin, config: VidTwinConfig) -> Mapping[str, Tensor]:
     if differing:
         fields = ", ".join(f"{key}={before[key]!r} instead of {after[key]!r}" for key in differing)
         raise ValueError(f"weights to start from have {fields}; only frames may differ")
+    branches = config.structure_branch, config.dynamics_branch
+    if trained.config.frames != config.frames and branches != ("qformer", "average"):
+        raise ValueError("weights to start from have other frames, which only the model's own branches allow; use the same frames")
     rows = torch.arange(config.frames) * trained.config.frames // config.frames
     state = {name: tensor[rows] if name.startswith(TO_FRAMES) else tensor for name, tensor in trained.state_dict().items()}
     if trained.config.frames == 1 < config.frames:

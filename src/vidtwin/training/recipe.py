@@ -1,9 +1,10 @@
 """A training recipe: a YAML file whose every key is read, and whose unknown keys are refused."""
 
 import difflib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -12,33 +13,87 @@ from vidtwin.model.config import VidTwinConfig, preset
 
 
 @dataclass(frozen=True)
+class DiscriminatorRecipe:
+    """The adversarial part of the objective.
+
+    Attributes:
+        weight: of the adversarial term; `adaptive` scales it by the ratio of gradient norms at the decoder's last layer.
+        start: generator steps before the discriminator learns and its term counts.
+        dims: 2 judges frames, 3 space-time patches. norm, width, layers: see `losses.discriminator.PatchGAN`.
+        learning_rate: after `warmup_steps` from `start`; the same cosine as the generator's then.
+        lecam: weight of the LeCam regularisation.
+    """
+
+    weight: float = 0.05
+    start: int = 10_000
+    dims: Literal[2, 3] = 2
+    norm: Literal["batch", "group"] = "group"
+    width: int = 64
+    layers: int = 3
+    adaptive: bool = True
+    learning_rate: float = 1e-4
+    warmup_steps: int = 500
+    lecam: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "start", "warmup_steps", "lecam", prefix="discriminator.")
+        _at_least(self, 1, "width", "layers", prefix="discriminator.")
+        _positive(self, "weight", "learning_rate", prefix="discriminator.")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to train, on what, and how.
 
     Attributes:
         model: name of a preset, or a mapping of VidTwinConfig fields.
-        train_videos, validation_videos: folders.
-        sample_fps: frame rate at which clips are sampled from the videos (whole strides); null is every frame.
-        flip: mirror half of the clips.
-        loss: weights of the objective's terms (`LossWeights`).
+        train_videos, validation_videos: a folder, a .csv with a `videos` column, a .txt list, WebDataset tars, or a LeRobot data
+            set (`data.sources.recordings`).
+        perceptual: "lpips" (needs VGG16's weights: `perceptual_weights`, else downloaded), "ms-ssim" or "none"; its weight is
+            loss.perceptual.
+        sample_fps: frame rate at which clips are sampled from the videos (whole strides); null is every frame. A slower video is
+            taken at every frame.
+        flip: mirror half of the clips. short_side: [low, high], pixels that a video's shorter side is resized to before the random
+            crop, a draw per clip; null is the model's size.
+        loss: weights and scaling of the objective's terms (`LossWeights`).
+        learned_logvar: learn the log-variance s of the likelihood, r / exp(s) + s, kept within +- logvar_bound.
+        discriminator: null is none.
         sample_posterior: decode a draw from the posterior (a variational autoencoder) or its mean.
-        init_from: weights to start from (a shipped name, a folder or a hub id); only the number of frames may
-            differ (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
-        batch_size (clips), steps, warmup_steps (linear from 0, then cosine to `final_lr_ratio` times `learning_rate`).
-        clip_norm: L2 norm that the gradient is clipped to.
-        log_every, validate_every, checkpoint_every: in steps; validation_clips: the first clip of that many videos.
+        init_from: weights to start from: a shipped name, a folder, a hub id, or a file in Microsoft's layout; only the number of
+            frames may differ (`initialize.inflated`). null starts from scratch: the posterior's log-variance at `initial_logvar`,
+            the maps from and to patches random or on the principal components of `init_clips` clips' patches (`init_patches`).
+        batch_size: clips per step, over all processes. accumulate: passes that each process splits its share into.
+        steps, warmup_steps: linear from 0, then a cosine to `final_lr_ratio` times `learning_rate`.
+        weight_decay: of matrices and kernels; not of biases, norms, tables and queries.
+        clip_norm: L2 norm that gradients are clipped to, the generator's and the discriminator's each.
+        ema_decay: of the running mean of the weights, which validation, `model` and `best` use; null is none.
+        precision: of the forward and backward pass; weights and losses are float32.
+        gradient_checkpointing: less memory, more time, the same numbers. compile: torch.compile.
+        max_failures: share of the recordings that may fail before the run stops. max_skipped: steps in a row that may be skipped
+            because a value was not finite.
+        log_every, validate_every, checkpoint_every: in steps; validation_clips: the first clip of that many videos;
+            keep_checkpoints: how many of the last ones stay.
     """
 
     model: str | dict[str, Any]
     train_videos: str
     validation_videos: str
+    perceptual: Literal["lpips", "ms-ssim", "none"]
+    perceptual_weights: str | None = None
     sample_fps: float | None = None
     flip: bool = True
+    short_side: tuple[int, int] | None = None
     loss: LossWeights = field(default_factory=LossWeights)
+    learned_logvar: bool = False
+    logvar_bound: float = 4.0
+    discriminator: DiscriminatorRecipe | None = None
     sample_posterior: bool = True
     init_from: str | None = None
+    init_patches: Literal["random", "principal"] = "random"
+    init_clips: int = 256
     initial_logvar: float = -6.0
     batch_size: int = 4
+    accumulate: int = 1
     steps: int = 10_000
     learning_rate: float = 1e-3
     final_lr_ratio: float = 0.01
@@ -46,41 +101,61 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
+    ema_decay: float | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
     workers: int = 1
     seed: int = 0
+    max_failures: float = 0.1
+    max_skipped: int = 3
     log_every: int = 20
     validate_every: int = 1000
     validation_clips: int = 24
     checkpoint_every: int = 500
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "log_every", "validate_every", "validation_clips", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: must not be negative")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive")
+        _at_least(self, 1, "batch_size", "accumulate", "steps", "init_clips", "max_skipped", "keep_checkpoints")
+        _at_least(self, 1, "log_every", "validate_every", "validation_clips", "checkpoint_every")
+        _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "max_failures")
+        _positive(self, "learning_rate", "clip_norm", "logvar_bound")
+        if self.sample_fps is not None:
+            _positive(self, "sample_fps")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay}: must be in [0, 1)")
+        if (self.perceptual == "none") != (self.loss.perceptual == 0):
+            raise ValueError(
+                f"perceptual: {self.perceptual} with loss.perceptual={self.loss.perceptual}: "
+                "give the term a weight above 0, or set perceptual: none and leave the weight out"
+            )
+        if self.perceptual_weights is not None and self.perceptual != "lpips":
+            raise ValueError(f"perceptual_weights={self.perceptual_weights!r}: only perceptual: lpips reads them; leave it out")
 
     @property
     def config(self) -> VidTwinConfig:
         return preset(self.model) if isinstance(self.model, str) else VidTwinConfig.from_dict(self.model)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"betas": list(self.betas)}
+        """The keys and values, as YAML and JSON hold them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 # What may differ when a run is resumed: where things are, how the run is carried out, when it ends. Not what a step does.
 RESUMABLE = (
     "train_videos",
     "validation_videos",
+    "perceptual_weights",
     "steps",
     "workers",
+    "gradient_checkpointing",
+    "max_failures",
+    "max_skipped",
     "log_every",
     "validate_every",
     "validation_clips",
     "checkpoint_every",
+    "keep_checkpoints",
 )
 
 
@@ -102,8 +177,6 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
         raise ValueError(f"{path}: not a recipe; it must be a YAML mapping of keys to values")
     values |= {key: value for key, value in overrides.items() if value is not None}
     try:
-        if isinstance(values.get("loss"), dict):
-            values["loss"] = _build(LossWeights, values["loss"], "loss.")
         recipe: Recipe = _build(Recipe, values, "")
         recipe.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
     except (ValueError, TypeError) as error:
@@ -113,36 +186,67 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
     known = {f.name: f for f in fields(kind)}
-    for key, value in values.items():
+    for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
             raise ValueError(f"unknown key {prefix}{key}; the nearest known one is {prefix}{near}")
-        values[key] = _convert(prefix + key, value, known[key].type)
-    missing = [key for key in ("model", "train_videos", "validation_videos") if key in known and key not in values]
-    if missing:
-        raise ValueError(f"key {missing[0]} is missing; add it to the recipe or give it on the command line")
-    return kind(**values)
+    converted = {key: _convert(prefix + key, value, known[key].type) for key, value in values.items()}
+    for key, f in known.items():
+        if key not in values and f.default is MISSING and f.default_factory is MISSING:
+            choices = f" ({', '.join(get_args(f.type))})" if get_origin(f.type) is Literal else ""
+            raise ValueError(f"key {prefix}{key}{choices} is missing; add it to the recipe or give it on the command line")
+    return kind(**converted)
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    """`value` as `kind`, which is one of the field types of a recipe; ValueError names key and value."""
+    if isinstance(kind, UnionType):
+        kinds = get_args(kind)
+        if value is None and type(None) in kinds:
+            return None
+        fitting = [k for k in kinds if k is not type(None) and (len(kinds) == 2 and type(None) in kinds or _fits(value, k))]
+        if not fitting:
+            raise ValueError(f"{key}={value!r}: expected a preset's name or a mapping of config fields")
+        return _convert(key, value, fitting[0])
+    if is_dataclass(kind):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(f"{key}={value!r}: expected a mapping, as in {{{fields(kind)[0].name}: 1.0}}")
+        return _build(kind, value, f"{key}.")  # type: ignore[arg-type]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind) or isinstance(value, bool):
+            raise ValueError(f"{key}={value!r}: choose one of {', '.join(map(str, get_args(kind)))}")
+        return value
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            raise ValueError(f"{key}={value!r}: expected a list of {len(kinds)} numbers")
+        return tuple(_convert(key, item, k) for item, k in zip(value, kinds, strict=True))
     if kind is float and isinstance(value, str):  # YAML reads 1e-4 as a string
         try:
             return float(value)
         except ValueError:
             pass
-    if kind is float and number:
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if kind == tuple[float, float] and isinstance(value, list) and len(value) == 2:
-        return tuple(_convert(key, item, float) for item in value)
-    if (kind in (int, bool, str) and type(value) is not kind) or kind in (float, tuple[float, float]):
-        raise ValueError(f"{key}={value!r}: expected {getattr(kind, '__name__', kind)}")
-    if kind is LossWeights and not isinstance(value, LossWeights):
-        raise ValueError(f"{key}={value!r}: expected a mapping of loss weights, as in {{l1: 1.0}}")
-    if kind == str | dict[str, Any] and not isinstance(value, str | dict):
-        raise ValueError(f"{key}={value!r}: expected a preset's name or a mapping of config fields")
-    if kind == str | None and not isinstance(value, str | None):
-        raise ValueError(f"{key}={value!r}: expected text or null")
-    if kind == float | None and value is not None and not (number and value > 0):
-        raise ValueError(f"{key}={value!r}: expected a positive number or null")
+    if not _fits(value, kind):
+        expected = {str: "text", float: "a number", get_origin(dict[str, Any]): "a mapping"}.get(kind, kind)
+        raise ValueError(f"{key}={value!r}: expected {getattr(expected, '__name__', expected)}")
     return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    return type(value) is (get_origin(kind) or kind)
+
+
+def _at_least(recipe: Any, low: int, *names: str, prefix: str = "") -> None:
+    for name in names:
+        if not getattr(recipe, name) >= low:
+            raise ValueError(f"{prefix}{name}={getattr(recipe, name)}: must be at least {low}")
+
+
+def _positive(recipe: Any, *names: str, prefix: str = "") -> None:
+    for name in names:
+        if not getattr(recipe, name) > 0:
+            raise ValueError(f"{prefix}{name}={getattr(recipe, name)}: must be positive")

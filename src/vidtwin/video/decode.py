@@ -38,12 +38,28 @@ MATRICES = {
 }
 
 
+@dataclass(frozen=True)
+class TarMember:
+    """A video inside an uncompressed tar: `size` bytes of the file `tar` from byte `offset` on; read in place."""
+
+    tar: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.tar}!{self.name}"
+
+
+VideoFile = str | os.PathLike[str] | TarMember
+
+
 class VideoWarning(UserWarning):
     """A video was read, but not all of it: frames are missing or damaged."""
 
 
 @contextmanager
-def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The file and its best video stream, cover art excluded.
 
     Raises:
@@ -51,10 +67,12 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, V
         ValueError: it is empty, no video, cut off before its index, or has no video stream that can be decoded.
     """
     check_file(path)
+    # "file:" and the list keep a name such as "a:b.mp4", or a playlist, from being followed to a network address.
+    address, protocols = f"file:{file_holding(path)}", "file"
+    if isinstance(path, TarMember):  # FFmpeg's window on a part of a file; what follows the first ",,:" is taken as it is
+        address, protocols = f"subfile,,start,{path.offset},end,{path.offset + path.size},,:{address}", "file,subfile"
     try:
-        # "file:" and the list keep a name such as "a:b.mp4", or a playlist, from being followed to a network address.
-        files_only = {"protocol_whitelist": "file"}
-        container = av.open(f"file:{os.fspath(path)}", metadata_errors="replace", container_options=files_only)
+        container = av.open(address, metadata_errors="replace", container_options={"protocol_whitelist": protocols})
     except OSError as error:
         raise OSError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
     except FFmpegError as error:
@@ -70,21 +88,27 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, V
         yield container, stream
 
 
-def check_file(path: str | os.PathLike[str]) -> None:
+def file_holding(path: VideoFile) -> Path:
+    """The file on disk that a video's bytes are in: the path itself, or the tar."""
+    return path.tar if isinstance(path, TarMember) else Path(path)
+
+
+def check_file(path: VideoFile) -> None:
     """Raise the OSError or ValueError, in one line, for a path that is not a file with something in it."""
-    file = Path(path)
+    file = file_holding(path)
     if file.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a video file")
     if not file.exists():
         raise FileNotFoundError(f"{path}: no such file; check the name")
     if not file.is_file():
         raise OSError(f"{path}: is not a regular file; copy the video to a file first")
-    if file.stat().st_size == 0:
+    if (path.size if isinstance(path, TarMember) else file.stat().st_size) == 0:
         raise ValueError(f"{path}: is empty (0 bytes); get the file again")
 
 
-def _explain_unreadable(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
+def _explain_unreadable(path: VideoFile) -> str:
+    with file_holding(path).open("rb") as file:
+        file.seek(path.offset if isinstance(path, TarMember) else 0)
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return f"{path}: is cut off, its index (moov) is missing; get the file again"
@@ -99,7 +123,7 @@ class Tally:
     damaged: int = 0
     refused: int = 0
 
-    def finish(self, path: str | os.PathLike[str], stated: int | None) -> None:
+    def finish(self, path: VideoFile, stated: int | None) -> None:
         """One VideoWarning when something is missing or damaged; ValueError when nothing was decoded."""
         if self.frames == 0:
             raise ValueError(f"{path}: no frame could be decoded; get it again if it is damaged, or convert it to MP4")
@@ -188,10 +212,10 @@ class Pictures:
     The first frame sets the size; later frames of another size are scaled to it.
     """
 
-    def __init__(self, stream: VideoStream, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: VideoFile, stream: VideoStream, size: tuple[int, int] | None = None) -> None:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         self._pixel_aspect = aspect if 1 <= MAX_PIXEL_ASPECT * aspect <= MAX_PIXEL_ASPECT**2 else Fraction(1)
-        self._path = stream.container.name.removeprefix("file:")
+        self._path = path
         self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
         self.size = size  # (height, width) as displayed
 

@@ -7,6 +7,7 @@ mapping; interlaced video is not deinterlaced; transparency is ignored.
 """
 
 import os
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,18 +23,19 @@ from av.video.frame import VideoFrame
 from vidtwin.video.decode import (
     Pictures,
     Tally,
+    TarMember,
+    VideoFile,
     check_file,
     color_matrix,
     color_range,
     decode_packet,
     demux_packets,
+    file_holding,
     frame_rate,
     is_shown,
     open_video,
     stated_frames,
 )
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class VideoInfo:
             used, so guessed when the file does not say.
     """
 
-    path: Path
+    path: Path | TarMember
     width: int
     height: int
     frames: int | None
@@ -87,7 +89,7 @@ class Video:
     info: VideoInfo
 
 
-def probe(path: PathLike) -> VideoInfo:
+def probe(path: VideoFile) -> VideoInfo:
     """What the file says about its video; decodes one frame.
 
     Raises OSError or ValueError, in one line, as `iter_frames` does.
@@ -99,14 +101,14 @@ def probe(path: PathLike) -> VideoInfo:
         if frame is None:
             tally.finish(path, None)
         assert frame is not None
-        height, width = Pictures(stream)(frame).shape[:2]
+        height, width = Pictures(path, stream)(frame).shape[:2]
         duration: float | None = None
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
         elif container.duration is not None:
             duration = container.duration / 1_000_000
         return VideoInfo(
-            path=Path(path),
+            path=path if isinstance(path, TarMember) else Path(path),
             width=width,
             height=height,
             frames=stated_frames(stream),
@@ -121,7 +123,7 @@ def probe(path: PathLike) -> VideoInfo:
         )
 
 
-def iter_frames(path: PathLike, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+def iter_frames(path: VideoFile, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
     """Frames start..stop-1 (all to the end by default) in the order they are shown, one in memory at a time.
 
     A frame without a timestamp, or with one that does not come after the previous frame's, gets the previous one plus
@@ -139,9 +141,9 @@ def iter_frames(path: PathLike, start: int = 0, stop: int | None = None) -> Iter
     return _iter_frames(path, start, stop)
 
 
-def _iter_frames(path: PathLike, start: int, stop: int | None) -> Iterator[Frame]:
+def _iter_frames(path: VideoFile, start: int, stop: int | None) -> Iterator[Frame]:
     with open_video(path) as (container, stream):
-        tally, pictures = Tally(), Pictures(stream)
+        tally, pictures = Tally(), Pictures(path, stream)
         assert stream.time_base is not None
         step = max(1, round(1 / (frame_rate(stream) * stream.time_base)))
         last: int | None = None
@@ -166,14 +168,14 @@ def _iter_frames(path: PathLike, start: int, stop: int | None) -> Iterator[Frame
             raise ValueError(f"{path}: has {number} frames; frame {start} is beyond its end, choose a lower start")
 
 
-def read_video(path: PathLike, start: int = 0, stop: int | None = None) -> Video:
+def read_video(path: VideoFile, start: int = 0, stop: int | None = None) -> Video:
     """Frames start..stop-1 (all by default) at once, as `iter_frames` gives and refuses them."""
     info = probe(path)
     frames = list(iter_frames(path, start, stop))
     return Video(np.stack([frame.image for frame in frames]), [frame.time for frame in frames], info.fps, info)
 
 
-def frame_count(path: PathLike) -> int:
+def frame_count(path: VideoFile) -> int:
     """Frames that `iter_frames` gives for an undamaged file, counted without decoding where timestamps allow it.
 
     Raises OSError or ValueError, in one line, as `iter_frames` does.
@@ -181,7 +183,7 @@ def frame_count(path: PathLike) -> int:
     return _index_of(path).count
 
 
-def read_clip(path: PathLike, start: int, count: int, stride: int = 1) -> np.ndarray:
+def read_clip(path: VideoFile, start: int, count: int, stride: int = 1) -> np.ndarray:
     """Frames start, start + stride, ... (`count` of them), uint8 (count, H, W, 3): the same as slicing `read_video`.
 
     Seeks to the last key frame before and decodes from there. In a damaged file frames are numbered as they are stored,
@@ -189,7 +191,7 @@ def read_clip(path: PathLike, start: int, count: int, stride: int = 1) -> np.nda
 
     Raises:
         OSError: as `iter_frames`.
-        ValueError: as `iter_frames`; also when the range leaves the video, or a frame in it cannot be decoded.
+        ValueError: as `iter_frames`; also when the range leaves the video, or a frame in it cannot be decoded or is damaged.
     """
     index = _index_of(path)
     if start < 0 or count < 1 or stride < 1 or start + (count - 1) * stride >= index.count:
@@ -209,12 +211,12 @@ def read_clip(path: PathLike, start: int, count: int, stride: int = 1) -> np.nda
     raise ValueError(f"{path}: frame {missing} cannot be decoded; the file is damaged, get it again or leave it out")
 
 
-def _decode_wanted(path: PathLike, wanted: set[int], key: int | None, size: tuple[int, int]) -> dict[int, np.ndarray]:
+def _decode_wanted(path: VideoFile, wanted: set[int], key: int | None, size: tuple[int, int]) -> dict[int, np.ndarray]:
     """Pictures by timestamp; with `key`, decoding begins at the key frame of that timestamp."""
     found: dict[int, np.ndarray] = {}
     last = max(wanted)
     with open_video(path) as (container, stream):
-        pictures = Pictures(stream, size)
+        pictures = Pictures(path, stream, size)
         tally = Tally()
         if key is not None:
             if stream.codec_context.name == "h264":
@@ -229,7 +231,7 @@ def _decode_wanted(path: PathLike, wanted: set[int], key: int | None, size: tupl
         for packet in demux_packets(container, stream, tally):
             begun = begun or packet.pts == key
             for frame in decode_packet(packet, tally):
-                if begun and frame.pts in wanted:
+                if begun and frame.pts in wanted and not frame.is_corrupt:  # what conceals damage differs from run to run
                     found[frame.pts] = pictures(frame)
                 if frame.pts is not None and frame.pts >= last:
                     return found
@@ -241,25 +243,25 @@ class _Index:
     """Timestamps of all frames and of the key frames, ascending; None where they are missing or not unique."""
 
     count: int
-    pts: tuple[int, ...] | None
+    pts: "array[int] | None"  # 8 bytes a frame: files of many hours stay in the cache
     keys: tuple[int, ...]
     size: tuple[int, int]
 
 
-def _index_of(path: PathLike) -> _Index:
+def _index_of(path: VideoFile) -> _Index:
     check_file(path)
-    stat = os.stat(path)
-    return _build_index(os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+    stat = file_holding(path).stat()
+    return _build_index(path if isinstance(path, TarMember) else os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
-def _build_index(path: str, size: int, mtime_ns: int) -> _Index:
+def _build_index(path: str | TarMember, size: int, mtime_ns: int) -> _Index:
     """Read all packets, decode only up to the first frame: what comes before it (a cut-off start) is never shown."""
     stamps: list[int | None] = []
     keys: list[int] = []
     first: VideoFrame | None = None
     with open_video(path) as (container, stream):
-        tally, pictures = Tally(), Pictures(stream)
+        tally, pictures = Tally(), Pictures(path, stream)
         for packet in demux_packets(container, stream, tally):
             if first is None:
                 first = next(iter(decode_packet(packet, tally)), None)
@@ -274,11 +276,11 @@ def _build_index(path: str, size: int, mtime_ns: int) -> _Index:
         assert pictures.size is not None
         if first.pts is None or None in stamps or len(set(stamps)) < len(stamps):
             return _Index(_count_by_decoding(path), None, (), pictures.size)
-        shown = tuple(sorted(pts for pts in stamps if pts is not None and pts >= first.pts))
+        shown = array("q", sorted(pts for pts in stamps if pts is not None and pts >= first.pts))
         return _Index(len(shown), shown, tuple(sorted(keys)), pictures.size)
 
 
-def _count_by_decoding(path: str) -> int:
+def _count_by_decoding(path: VideoFile) -> int:
     with open_video(path) as (container, stream):
         tally = Tally()
         for packet in demux_packets(container, stream, tally):

@@ -1,0 +1,68 @@
+"""The files of a run that training goes on from: written aside and renamed, the last few kept."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vidtwin.checkpoint import read_pickle
+from vidtwin.files import tensor_output
+from vidtwin.training.recipe import RESUMABLE, Recipe
+
+FOLDER = "checkpoints"
+KEYS = {"step", "recipe", "best", "skipped", "run"}
+
+
+def saved(out: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    found = {path: re.fullmatch(r"step-(\d+)\.pt", path.name) for path in (out / FOLDER).glob("step-*.pt")}
+    return sorted((path for path, match in found.items() if match), key=lambda path: int(path.stem[5:]), reverse=True)
+
+
+def save(out: Path, recipe: Recipe, step: int, best: float, skipped: int, state: dict[str, Any]) -> None:
+    """Write a checkpoint after `step` steps; only when it is whole do older ones than the last `keep_checkpoints` go.
+
+    Raises OSError when it cannot be written (a full disk); the earlier ones stay.
+    """
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    content = {"step": step, "recipe": recipe.to_dict(), "best": best, "skipped": skipped, "run": state}
+    with tensor_output(out / FOLDER / f"step-{step:08}.pt") as partial:
+        torch.save(content, partial)
+    for path in saved(out)[recipe.keep_checkpoints :]:
+        path.unlink()
+
+
+def latest(out: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The newest checkpoint of a run that can be read, None if there is none.
+
+    A damaged one is passed over, and said. Raises ValueError when all are damaged, or the run has another recipe or more steps.
+    """
+    paths, reasons = saved(out), []
+    for path in paths:
+        try:
+            content = read_pickle(path)
+            if not isinstance(content, dict) or set(content) != KEYS:
+                raise ValueError(f"{path}: not a checkpoint of a training run")
+            break
+        except ValueError as error:
+            reasons.append(str(error))
+    else:
+        if paths:
+            raise ValueError(f"{reasons[0]}; choose another --out, or delete {out / FOLDER} to start over")
+        return None
+    for reason in reasons:
+        tqdm.write(f"passed over: {reason}")
+    before, now = content["recipe"], recipe.to_dict()
+    changed = [key for key in now if key not in RESUMABLE and before.get(key) != now[key]]
+    if changed:
+        raise ValueError(
+            f"{out}: holds a run with another recipe ({', '.join(f'{k}: {before.get(k)!r}, now {now[k]!r}' for k in changed)}); "
+            "choose another --out or restore the recipe"
+        )
+    if content["step"] > recipe.steps:
+        raise ValueError(
+            f"{out}: holds a run of {content['step']} steps, more than steps={recipe.steps}; raise steps or choose another --out"
+        )
+    return content

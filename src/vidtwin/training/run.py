@@ -1,0 +1,271 @@
+"""Everything that is trained, on its devices, and its state as one dictionary of tensors and numbers."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from einops import rearrange
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+from vidtwin.losses.discriminator import LeCam, PatchGAN
+from vidtwin.losses.lpips import load_lpips
+from vidtwin.losses.ms_ssim import ms_ssim
+from vidtwin.losses.objective import Adversarial, autoencoder_loss, discriminator_loss
+from vidtwin.model.latents import Posterior
+from vidtwin.model.vidtwin import VidTwin
+from vidtwin.training.ema import EMA
+from vidtwin.training.recipe import Recipe
+from vidtwin.training.schedule import learning_rate
+
+UNDECAYED = ("modulation", "queries")  # tables, not maps
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def make_accelerator(recipe: Recipe, device: str) -> Accelerator:
+    """The devices and processes that the run is spread over, as it was launched.
+
+    Raises:
+        ValueError: batch_size does not divide among processes and passes, or the precision does not exist on the device.
+    """
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this process may have had others
+    try:
+        buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # position tables: the same everywhere
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[buffers])
+    except ValueError as error:
+        raise ValueError(f"precision: {recipe.precision} is not available on this device ({error}); use float32") from error
+    share = accelerator.num_processes * recipe.accumulate
+    if recipe.batch_size % share:
+        raise ValueError(
+            f"batch_size={recipe.batch_size}: must be a multiple of {accelerator.num_processes} processes x "
+            f"accumulate={recipe.accumulate}; use {recipe.batch_size // share * share or share}"
+        )
+    return accelerator
+
+
+class Run:
+    """Model, discriminator, optimizers and running means of a recipe.
+
+    Attributes:
+        twin: the model itself; model: what to call, which averages gradients over processes and casts as the precision asks.
+        critic, discriminator: the same two for the discriminator; None without one.
+        logvar: log-variance of the likelihood, learned or fixed at 0; optimizers: by the name of what they train.
+    """
+
+    def __init__(self, recipe: Recipe, twin: VidTwin, accelerator: Accelerator):
+        self.recipe, self.accelerator, self.twin = recipe, accelerator, twin
+        device = accelerator.device
+        for transformer in (twin.encoder.transformer, twin.decoder.transformer):
+            transformer.checkpointing = recipe.gradient_checkpointing
+        if recipe.compile:
+            for part in (twin.encoder, twin.structure_encoder, twin.structure_decoder, twin.decoder):
+                part.compile()
+        prepared = accelerator.prepare(twin, _adamw(twin, recipe, recipe.learning_rate))
+        self.model: nn.Module = prepared[0]
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": prepared[1].optimizer}
+        self.ema = None if recipe.ema_decay is None else EMA(twin, recipe.ema_decay)
+
+        self.logvar = torch.zeros((), device=device, requires_grad=recipe.learned_logvar)
+        if recipe.learned_logvar:
+            self.optimizers["logvar"] = torch.optim.AdamW([self.logvar], betas=recipe.betas, weight_decay=0.0)
+
+        self.critic: PatchGAN | None = None
+        self.discriminator: nn.Module | None = None
+        self.lecam: LeCam | None = None
+        if recipe.discriminator is not None:
+            plan = recipe.discriminator
+            self.critic = PatchGAN(plan.dims, plan.norm, plan.width, plan.layers).to(device)
+            self.discriminator = self.critic
+            if accelerator.num_processes > 1:
+                self.discriminator = DistributedDataParallel(self.critic, broadcast_buffers=False)
+            self.optimizers["discriminator"] = _adamw(self.critic, recipe, plan.learning_rate)
+            self.lecam = LeCam().to(device) if plan.lecam else None
+        self.perceptual = _perceptual(recipe, device)
+
+    def adversarial_at(self, step: int) -> bool:
+        """Whether the discriminator takes part in a step; counted in steps of the generator."""
+        return self.recipe.discriminator is not None and step >= self.recipe.discriminator.start
+
+    def generator_losses(self, x: Tensor, x_hat: Tensor, posterior: Posterior, adversarial: bool) -> dict[str, Tensor]:
+        """`autoencoder_loss` of a pass, in float32; the discriminator's weights get no gradient from it."""
+        term = None
+        if adversarial:
+            assert self.critic is not None and self.recipe.discriminator is not None
+            plan = self.recipe.discriminator
+            self.critic.requires_grad_(False)
+            with self.accelerator.autocast():
+                logits = self.critic(x_hat)
+            self.critic.requires_grad_(True)
+            last_layer = self.twin.decoder.head.linear.weight if plan.adaptive else None
+            term = Adversarial(logits.float(), plan.weight, last_layer, self.mean)
+        distance = None if self.perceptual is None else self.perceptual(x, x_hat)
+        logvar = self.logvar if self.recipe.learned_logvar else None
+        return autoencoder_loss(x, x_hat, posterior, self.recipe.loss, perceptual=distance, logvar=logvar, adversarial=term)
+
+    def discriminator_losses(self, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+        """`discriminator_loss` of a pass, in float32; the generator gets no gradient from it."""
+        assert self.discriminator is not None and self.recipe.discriminator is not None
+        with self.accelerator.autocast():
+            real, fake = self.discriminator(x), self.discriminator(x_hat.detach())
+        return discriminator_loss(real.float(), fake.float(), self.lecam, self.recipe.discriminator.lecam)
+
+    @contextmanager
+    def gradients_shared(self, last: bool) -> Iterator[None]:
+        """Processes average their gradients in the `last` pass of a step only."""
+        with ExitStack() as stack:
+            if not last:
+                stack.enter_context(self.accelerator.no_sync(self.model))
+                if isinstance(self.discriminator, DistributedDataParallel):
+                    stack.enter_context(self.discriminator.no_sync())
+            yield
+
+    def agreed(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Means over processes, as numbers: what every process then decides on alike. Waits for the device."""
+        device = self.accelerator.device
+        stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=device).detach() for v in values.values()])
+        return dict(zip(values, self.mean(stacked).tolist(), strict=True))
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over processes."""
+        return self.accelerator.reduce(tensor, "mean") if self.accelerator.num_processes > 1 else tensor
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def clip_gradients(self, adversarial: bool) -> dict[str, float]:
+        """Bring gradients to their own scale (float16), average the log-variance's, clip, and return the norms before."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            for name in self.trained(adversarial):
+                scaler.unscale_(self.optimizers[name])
+        if self.logvar.grad is not None:
+            self.logvar.grad = self.mean(self.logvar.grad)
+        modules: dict[str, nn.Module | None] = {"": self.twin, "discriminator_": self.critic if adversarial else None}
+        return {
+            f"{name}gradient_norm": float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.recipe.clip_norm))
+            for name, module in modules.items()
+            if module is not None
+        }
+
+    def trained(self, adversarial: bool) -> list[str]:
+        """Names of the optimizers that step."""
+        return [name for name in self.optimizers if adversarial or name != "discriminator"]
+
+    def judged(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The values that must be finite: all but gradient norms in float16, whose scaler skips such steps by itself."""
+        scaled = self.accelerator.scaler is not None
+        return {name: value for name, value in values.items() if not (scaled and name.endswith("gradient_norm"))}
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Step the optimizers at the learning rates of the step, and the running means of weights and logits."""
+        adversarial = self.adversarial_at(step)
+        for name in self.trained(adversarial):
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = self.rate(name, step)
+            if self.accelerator.scaler is None:
+                self.optimizers[name].step()
+            else:
+                self.accelerator.scaler.step(self.optimizers[name])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()
+        with torch.no_grad():
+            self.logvar.clamp_(-self.recipe.logvar_bound, self.recipe.logvar_bound)
+        if self.ema is not None:
+            self.ema.update(step)
+        if self.lecam is not None and adversarial:
+            self.lecam.update(values["discriminator_logits_real"], values["discriminator_logits_fake"])
+
+    def facts(self, step: int) -> dict[str, float]:
+        """What a log says besides losses: learning rates, and the log-variance if it is learned."""
+        facts = {"learning_rate": self.rate("model", step)}
+        if self.adversarial_at(step):
+            facts["discriminator_learning_rate"] = self.rate("discriminator", step)
+        if self.recipe.learned_logvar:
+            facts["logvar"] = self.logvar.item()
+        return facts
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights to use, whole and on the CPU: their running mean if there is one. Call it on all processes."""
+        with self.weights_in_place():
+            return {name: tensor.clone() for name, tensor in get_model_state_dict(self.twin, options=FULL).items()}
+
+    def weights_in_place(self) -> AbstractContextManager[None]:
+        """The model holds the weights to use inside."""
+        return nullcontext() if self.ema is None else self.ema.in_place()
+
+    def rate(self, name: str, step: int) -> float:
+        """The learning rate of an optimizer at a step."""
+        recipe, plan = self.recipe, self.recipe.discriminator
+        if name == "discriminator" and plan is not None:
+            return learning_rate(step, plan.learning_rate, plan.warmup_steps, recipe.steps, recipe.final_lr_ratio, plan.start)
+        return learning_rate(step, recipe.learning_rate, recipe.warmup_steps, recipe.steps, recipe.final_lr_ratio)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that training goes on from, on the CPU; call it on all processes."""
+        state: dict[str, Any] = {
+            "model": get_model_state_dict(self.twin, options=FULL),
+            "optimizer_model": get_optimizer_state_dict(self.twin, self.optimizers["model"], options=FULL),
+            "logvar": self.logvar.detach().cpu().clone(),
+        }
+        if self.ema is not None:
+            state["ema"] = self.weights()
+        if self.recipe.learned_logvar:
+            state["optimizer_logvar"] = self.optimizers["logvar"].state_dict()
+        if self.critic is not None:
+            state["discriminator"] = self.critic.state_dict()
+            state["optimizer_discriminator"] = self.optimizers["discriminator"].state_dict()
+        if self.lecam is not None:
+            state["lecam"] = self.lecam.state_dict()
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        if self.ema is not None:
+            set_model_state_dict(self.twin, state["ema"], options=FULL)
+            self.ema.restart()
+        set_model_state_dict(self.twin, state["model"], options=FULL)
+        set_optimizer_state_dict(self.twin, self.optimizers["model"], state["optimizer_model"], options=FULL)
+        with torch.no_grad():
+            self.logvar.copy_(state["logvar"])
+        if self.recipe.learned_logvar:
+            self.optimizers["logvar"].load_state_dict(state["optimizer_logvar"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["discriminator"])
+            self.optimizers["discriminator"].load_state_dict(state["optimizer_discriminator"])
+        if self.lecam is not None:
+            self.lecam.load_state_dict(state["lecam"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _adamw(module: nn.Module, recipe: Recipe, rate: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices and kernels only."""
+    named = list(module.named_parameters())
+    decayed = [p for name, p in named if p.ndim > 1 and not name.endswith(UNDECAYED)]
+    others = [p for name, p in named if p.ndim <= 1 or name.endswith(UNDECAYED)]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=recipe.betas)
+
+
+def _perceptual(recipe: Recipe, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Clips x, x_hat (B, 3, F, H, W) in [-1, 1] -> the distance of each frame (B F,)."""
+    if recipe.perceptual == "none":
+        return None
+    if recipe.perceptual == "ms-ssim":
+        return lambda x, x_hat: 1 - ms_ssim(*(rearrange((y + 1) / 2, "b c f h w -> (b f) c h w") for y in (x, x_hat)))
+    lpips = load_lpips(recipe.perceptual_weights).to(device)
+    return lambda x, x_hat: lpips(*(rearrange(y, "b c f h w -> (b f) c h w") for y in (x, x_hat)))
