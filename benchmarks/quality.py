@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from vidtwin import VidTwin, VidTwinConfig
-from vidtwin.data.videos import find_videos
+from vidtwin.data.sources import find_videos
 from vidtwin.evaluation.controls import (
     Box,
     DCTBoxes,

@@ -4,6 +4,7 @@ Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wr
 variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
 
+import json
 import os
 import sys
 import warnings
@@ -21,15 +22,13 @@ from tyro.conf import Positional, arg
 
 from vidtwin import VidTwin, __version__, export_released
 from vidtwin.checkpoint import shipped_names
-from vidtwin.files import check_writable
+from vidtwin.files import atomic_output, check_writable
 from vidtwin.inference.latent_video import SUFFIX, Identity, LatentVideo, is_latent_file
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
 from vidtwin.inference.windows import decode_video, encode_video
 from vidtwin.inspection import describe, load_weights
 from vidtwin.model.vidtwin import Part
 from vidtwin.released import RELEASED_SUFFIXES
-from vidtwin.training.autoencoder import train
-from vidtwin.training.recipe import read_recipe
 from vidtwin.video.read import frame_count
 from vidtwin.video.write import VideoWriter
 
@@ -262,19 +261,29 @@ def train_command(
     device: Device = "auto",
     seed: int | None = None,
     init_from: str | None = None,
+    wandb: str | None = None,
 ) -> None:
     """Train an autoencoder as a recipe says; the same command goes on where a stopped run was.
 
+    On several devices: accelerate launch -m vidtwin train RECIPE ..., or torchrun --nproc-per-node N -m vidtwin train RECIPE ...
+
     Args:
         recipe: a YAML file; recipes/tiny.yaml explains the keys by example.
-        out: folder of the run: checkpoint, log, and the model.
-        train_videos: folder of videos, in place of the recipe's.
-        validation_videos: folder of videos, in place of the recipe's.
+        out: folder of the run: checkpoints, logs, and the model.
+        train_videos: in place of the recipe's: a folder, a .csv with a column "videos", a .txt list, WebDataset tars
+            (shards-{000..010}.tar), or a LeRobot data set.
+        validation_videos: the same for validation.
         steps: in place of the recipe's.
         device: auto is cuda if there is one, else cpu.
         seed: in place of the recipe's.
         init_from: weights to start from, in place of the recipe's.
+        wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
+    try:
+        from vidtwin.training.autoencoder import train
+        from vidtwin.training.recipe import read_recipe
+    except ModuleNotFoundError as error:
+        raise UsageError(f"training needs the package {error.name}: pip install 'vidtwin[train]'") from None
     plan = read_recipe(
         recipe,
         train_videos=train_videos,
@@ -283,8 +292,42 @@ def train_command(
         seed=seed,
         init_from=init_from,
     )
-    train(plan, out, device=device_of(device))
+    train(plan, out, device=device_of(device), wandb=wandb)
     print(f"{out}: trained {plan.steps} steps; the model is in {out / 'model'}")
+
+
+def check_data_command(
+    source: Positional[str],
+    frames: int = 16,
+    sample_fps: float | None = None,
+    workers: int = 1,
+    json_out: Path | None = None,
+) -> None:
+    """Decode a data set once and say what is in it: counts, sizes, rates, durations, shot cuts, and what is broken.
+
+    Args:
+        source: a folder of videos, a .csv with a column "videos", a .txt list, WebDataset tars (shards-{000..010}.tar), or a
+            LeRobot data set.
+        frames: length of the clips that it is to be trained on.
+        sample_fps: frame rate of the clips; default every frame.
+        workers: processes that decode; 0 decodes in this one.
+        json_out: also write the report to this file.
+    """
+    from vidtwin.data.check import check_data
+
+    if json_out is not None:
+        check_writable(json_out)
+    with tqdm(unit="recording", leave=False) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total, shown.n = total, done
+            shown.refresh()
+
+        report = check_data(source, frames, sample_fps, workers, progress)
+    print(report.table())
+    if json_out is not None:
+        with atomic_output(json_out) as partial:
+            partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -296,6 +339,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info_command,
     "convert": convert_command,
     "train": train_command,
+    "check-data": check_data_command,
 }
 
 

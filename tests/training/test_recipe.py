@@ -9,7 +9,9 @@ from vidtwin.training.recipe import Recipe, read_recipe
 def write(tmp_path):
     def write(**values):
         path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump({"model": "tiny", "train_videos": "a", "validation_videos": "b", "perceptual": "none"} | values))
+        path.write_text(
+            yaml.safe_dump({"model": "tiny", "train_videos": "a", "validation_videos": "b", "perceptual": "none"} | values)
+        )
         return path
 
     return write

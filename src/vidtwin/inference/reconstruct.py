@@ -12,11 +12,11 @@ import numpy as np
 from vidtwin.evaluation.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
 from vidtwin.files import check_writable
 from vidtwin.inference.latent_video import Identity, LatentVideo
-from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.inference.windows import Progress, decode_windows, encode_video, iter_windows, window_clip, write_video
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.video.clips import content, from_clip
+from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
 
 PANELS = ("original", "reconstruction", "structure only", "dynamics only")
 

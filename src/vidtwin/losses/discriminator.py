@@ -3,6 +3,7 @@
 Letters: B clips of F frames of H x W pixels.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ class PatchGAN(nn.Module):
         self.dims = dims
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
         blocks: list[nn.Module] = [self._conv(3, width, stride=2, depth=0), nn.LeakyReLU(0.2)]
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False), 1):
+        for i, (before, after) in enumerate(pairwise(widths), 1):
             blocks += [self._conv(before, after, stride=2 if i < layers else 1, depth=i, bias=False)]
             blocks += [_norm(norm, dims, after), nn.LeakyReLU(0.2)]
         self.main = nn.Sequential(*blocks, self._conv(widths[-1], 1, stride=1, depth=layers + 1))

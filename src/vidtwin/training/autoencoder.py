@@ -22,7 +22,7 @@ from vidtwin.losses.objective import bits
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.training import checkpoints
 from vidtwin.training.guard import Guard, StopRequest
-from vidtwin.training.initialize import start_low_variance, start_on_principal_patches, trained_weights
+from vidtwin.training.initialize import start_low_variance, start_on_principal_patches, start_scaled, trained_weights
 from vidtwin.training.log import LOG, Clock, Means, RunLog
 from vidtwin.training.recipe import Recipe
 from vidtwin.training.run import Run, make_accelerator
@@ -167,7 +167,7 @@ def gradients(
                 critic_losses = run.discriminator_losses(x, x_hat)
                 accelerator.backward(critic_losses["total"] / recipe.accumulate)
                 losses |= {f"discriminator_{name}": loss for name, loss in critic_losses.items()}
-        for name, value in run.agreed({"data": x.mean(), "stop": float(stop.asked)} | losses).items():
+        for name, value in run.agreed({"data": x.mean(), "stop": torch.tensor(float(stop.asked))} | losses).items():
             values[name] += value / recipe.accumulate
     clock.steps += 1
     return values | run.clip_gradients(adversarial)
@@ -179,10 +179,11 @@ def untrained(recipe: Recipe, clips: TrainingClips) -> VidTwin:
         return trained_weights(recipe.init_from, recipe.config)
     torch.manual_seed(recipe.seed)
     model = VidTwin(recipe.config)
-    start_low_variance(model, recipe.initial_logvar)
-    if recipe.init_patches == "principal":
+    if recipe.initialization == "principal":
+        start_scaled(model)
         drawn = torch.stack([clips[index].clip[:, ::4] for index in range(recipe.init_clips)])  # every fourth frame
         start_on_principal_patches(model, drawn.float() / 127.5 - 1)
+    start_low_variance(model, recipe.initial_logvar)
     return model
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.qformer import QFormer
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.released import RELEASED_SUFFIXES, load_released
 
@@ -21,6 +22,25 @@ def start_low_variance(model: VidTwin, logvar: float) -> None:
         for name, bias in model.named_parameters():
             if name.endswith("_encoder.moments.bias"):
                 bias.chunk(2)[1].fill_(logvar)
+
+
+def start_scaled(model: VidTwin) -> None:
+    """Let both branches start by keeping the variance of what passes: He for maps into ReLU, Xavier inside Q-Formers, zero bias.
+
+    The released start (torch's defaults, N(0, 0.02) in the Q-Former) shrinks a clip's share of its latents so far that the first
+    hundreds of steps only undo it.
+    """
+    for branch in (model.structure_encoder, model.structure_decoder, model.dynamics_encoder, model.dynamics_decoder):
+        inside = {id(m) for q in branch.modules() if isinstance(q, QFormer) for m in q.modules()}
+        for module in branch.modules():
+            if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+                continue
+            if id(module) in inside:
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()

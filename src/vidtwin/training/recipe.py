@@ -60,9 +60,11 @@ class Recipe:
         discriminator: null is none.
         sample_posterior: decode a draw from the posterior (a variational autoencoder) or its mean.
         init_from: weights to start from: a shipped name, a folder, a hub id, or a file in Microsoft's layout; only the number of
-            frames may differ (`initialize.inflated`). null starts from scratch: the posterior's log-variance at `initial_logvar`,
-            the maps from and to patches random or on the principal components of `init_clips` clips' patches (`init_patches`).
+            frames may differ (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
+        initialization: from scratch: "released" as the released code does, or "principal": the maps from and to patches on the
+            principal components of the patches of `init_clips` clips, the branches at a scale that keeps variance; much faster.
         batch_size: clips per step, over all processes. accumulate: passes that each process splits its share into.
+        betas, eps: of AdamW, for all optimizers.
         steps, warmup_steps: linear from 0, then a cosine to `final_lr_ratio` times `learning_rate`.
         weight_decay: of matrices and kernels; not of biases, norms, tables and queries.
         clip_norm: L2 norm that gradients are clipped to, the generator's and the discriminator's each.
@@ -89,7 +91,7 @@ class Recipe:
     discriminator: DiscriminatorRecipe | None = None
     sample_posterior: bool = True
     init_from: str | None = None
-    init_patches: Literal["random", "principal"] = "random"
+    initialization: Literal["released", "principal"] = "released"
     init_clips: int = 256
     initial_logvar: float = -6.0
     batch_size: int = 4
@@ -99,6 +101,7 @@ class Recipe:
     final_lr_ratio: float = 0.01
     warmup_steps: int = 200
     betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     ema_decay: float | None = None
@@ -119,7 +122,7 @@ class Recipe:
         _at_least(self, 1, "batch_size", "accumulate", "steps", "init_clips", "max_skipped", "keep_checkpoints")
         _at_least(self, 1, "log_every", "validate_every", "validation_clips", "checkpoint_every")
         _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "max_failures")
-        _positive(self, "learning_rate", "clip_norm", "logvar_bound")
+        _positive(self, "learning_rate", "clip_norm", "logvar_bound", "eps")
         if self.sample_fps is not None:
             _positive(self, "sample_fps")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
@@ -204,7 +207,7 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         kinds = get_args(kind)
         if value is None and type(None) in kinds:
             return None
-        fitting = [k for k in kinds if k is not type(None) and (len(kinds) == 2 and type(None) in kinds or _fits(value, k))]
+        fitting = [k for k in kinds if k is not type(None) and ((len(kinds) == 2 and type(None) in kinds) or _fits(value, k))]
         if not fitting:
             raise ValueError(f"{key}={value!r}: expected a preset's name or a mapping of config fields")
         return _convert(key, value, fitting[0])

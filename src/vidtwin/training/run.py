@@ -78,7 +78,7 @@ class Run:
 
         self.logvar = torch.zeros((), device=device, requires_grad=recipe.learned_logvar)
         if recipe.learned_logvar:
-            self.optimizers["logvar"] = torch.optim.AdamW([self.logvar], betas=recipe.betas, weight_decay=0.0)
+            self.optimizers["logvar"] = torch.optim.AdamW([self.logvar], betas=recipe.betas, eps=recipe.eps, weight_decay=0.0)
 
         self.critic: PatchGAN | None = None
         self.discriminator: nn.Module | None = None
@@ -130,10 +130,9 @@ class Run:
                     stack.enter_context(self.discriminator.no_sync())
             yield
 
-    def agreed(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    def agreed(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Means over processes, as numbers: what every process then decides on alike. Waits for the device."""
-        device = self.accelerator.device
-        stacked = torch.stack([torch.as_tensor(v, dtype=torch.float32, device=device).detach() for v in values.values()])
+        stacked = torch.stack([value.detach().to(self.accelerator.device, torch.float32) for value in values.values()])
         return dict(zip(values, self.mean(stacked).tolist(), strict=True))
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -199,7 +198,8 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """The model's weights to use, whole and on the CPU: their running mean if there is one. Call it on all processes."""
         with self.weights_in_place():
-            return {name: tensor.clone() for name, tensor in get_model_state_dict(self.twin, options=FULL).items()}
+            state: dict[str, Any] = get_model_state_dict(self.twin, options=FULL)
+            return {name: tensor.clone() for name, tensor in state.items()}
 
     def weights_in_place(self) -> AbstractContextManager[None]:
         """The model holds the weights to use inside."""
@@ -258,7 +258,7 @@ def _adamw(module: nn.Module, recipe: Recipe, rate: float) -> torch.optim.AdamW:
     decayed = [p for name, p in named if p.ndim > 1 and not name.endswith(UNDECAYED)]
     others = [p for name, p in named if p.ndim <= 1 or name.endswith(UNDECAYED)]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=recipe.betas)
+    return torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, eps=recipe.eps)
 
 
 def _perceptual(recipe: Recipe, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
