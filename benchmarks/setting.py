@@ -1,0 +1,32 @@
+"""Where and how a benchmark's numbers were taken, and the file that they go to."""
+
+import datetime
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidtwin import __version__
+from vidtwin.files import atomic_output
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def setting(device: str, arguments: list[str] | None) -> dict[str, Any]:
+    """Hardware, versions, date and command, as every results file states them."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return {
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} " + " ".join(given),
+    }
+
+
+def write_results(name: str, values: dict[str, Any]) -> None:
+    """benchmarks/results/`name`.json."""
+    with atomic_output(RESULTS / f"{name}.json") as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n")
