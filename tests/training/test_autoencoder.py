@@ -10,71 +10,11 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import SMALL
+from tests.training.conftest import FIELDS, difference, same_checkpoints
 from vidtwin import VidTwin
-from vidtwin.checkpoint import read_pickle
-from vidtwin.losses.lpips import LPIPS
-from vidtwin.losses.objective import LossWeights
 from vidtwin.training import checkpoints
 from vidtwin.training.autoencoder import train
-from vidtwin.training.recipe import DiscriminatorRecipe, Recipe, read_recipe
-
-FIELDS = SMALL.to_dict() | {"query_dropout": 0.1}
-
-
-@pytest.fixture
-def recipe(assets, tmp_path) -> Recipe:
-    """A few steps of a small model on two real videos."""
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for name in ("h264_aac.mp4", "rot90.mp4"):
-        (folder / name).write_bytes((assets / name).read_bytes())
-    return Recipe(
-        model=FIELDS,
-        train_videos=str(folder),
-        validation_videos=str(folder),
-        perceptual="none",
-        batch_size=2,
-        steps=6,
-        warmup_steps=2,
-        workers=0,
-        log_every=2,
-        validate_every=4,
-        checkpoint_every=2,
-        validation_clips=1,
-    )
-
-
-@pytest.fixture
-def everything(recipe, tmp_path) -> Recipe:
-    """The same with every loss on: a narrow LPIPS of random weights, a learned log-variance, discriminator, LeCam, EMA."""
-    torch.manual_seed(0)
-    torch.save(LPIPS((4, 4, 8, 8, 8)).state_dict(), tmp_path / "lpips.pth")
-    return replace(
-        recipe,
-        perceptual="lpips",
-        perceptual_weights=str(tmp_path / "lpips.pth"),
-        loss=LossWeights(l1=1.0, l2=0.5, perceptual=0.05),
-        learned_logvar=True,
-        discriminator=DiscriminatorRecipe(start=2, width=4, layers=2, lecam=1e-3, warmup_steps=2),
-        ema_decay=0.9,
-    )
-
-
-def same_checkpoints(a, b) -> bool:
-    """Whether the last checkpoints of two runs hold the same bits: weights, running means, both optimizers."""
-    first, second = (read_pickle(checkpoints.saved(run)[0]) for run in (a, b))
-    return first["step"] == second["step"] and same_state(first["run"], second["run"])
-
-
-def same_state(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same_state(value, b[key]) for key, value in a.items())
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same_state, a, b))
-    return a == b
+from vidtwin.training.recipe import read_recipe
 
 
 def same(a: VidTwin, b: VidTwin) -> bool:
@@ -224,17 +164,6 @@ def launch(recipe, out, processes):
     assert done.returncode == 0, done.stderr
 
 
-def difference(a, b) -> float:
-    """Relative L2 of the weights, running means and discriminator in the last checkpoints of two runs, the worst of the three."""
-    first, second = (read_pickle(checkpoints.saved(run)[0])["run"] for run in (a, b))
-
-    def flat(state):
-        return torch.cat([tensor.double().flatten() for tensor in state.values()])
-
-    parts = [(flat(first[part]), flat(second[part])) for part in ("model", "ema", "discriminator")]
-    return max(((x - y).norm() / x.norm()).item() for x, y in parts)
-
-
 def test_two_processes_train_to_the_weights_of_one_with_the_doubled_batch(everything, tmp_path):
     # A large eps: Adam's first steps are the signs of gradients, and rounding alone decides the sign of one that is all but zero.
     recipe = replace(everything, model=FIELDS | {"query_dropout": 0.0}, batch_size=4, steps=5, eps=1e-3)
@@ -244,3 +173,11 @@ def test_two_processes_train_to_the_weights_of_one_with_the_doubled_batch(everyt
     launch(replace(recipe, steps=3), tmp_path / "more", 2)
     launch(recipe, tmp_path / "more", 2)
     assert same_checkpoints(tmp_path / "two", tmp_path / "more")
+
+
+def test_sharded_processes_train_to_the_same_weights(everything, tmp_path):
+    recipe = replace(everything, model=FIELDS | {"query_dropout": 0.0}, batch_size=4, steps=4, eps=1e-3)
+    launch(recipe, tmp_path / "one", 1)
+    launch(replace(recipe, steps=2, shard=True), tmp_path / "sharded", 2)
+    launch(replace(recipe, shard=True), tmp_path / "sharded", 2)
+    assert difference(tmp_path / "one", tmp_path / "sharded") < 1e-5

@@ -89,12 +89,14 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
             while step < recipe.steps:
                 values = gradients(run, batches, step, failures if first else None, clock, stop)
                 stopping = values.pop("stop") > 0
-                bad = guard.passes(run.judged(values), run.twin, step)
+                bad = guard.passes(run.judged(values), run.clipped(run.adversarial_at(step)), step)
                 if bad is None:
                     run.update(step, values)
                     means.add(values)
-                elif first:
-                    tqdm.write(f"step {step + 1} skipped: {bad} is not finite")
+                else:
+                    run.skip()
+                    if first:
+                        tqdm.write(f"step {step + 1} skipped: {bad} is not finite")
                 step += 1
                 bar.update()
 
@@ -156,6 +158,8 @@ def gradients(
             if failures is not None:
                 failures.add(batch.failures)
             x = batch.clips.to(accelerator.device, non_blocking=True).float() / 127.5 - 1
+            data = x.mean()
+            x = x.nan_to_num(0.0, 0.0, 0.0)  # the model refuses such clips; every process goes through the step, which is skipped
         noise = [noise_generator(recipe.seed, number) for number in batch.indices.tolist()]
         with run.gradients_shared(part + 1 == recipe.accumulate):
             with accelerator.autocast():
@@ -167,7 +171,7 @@ def gradients(
                 critic_losses = run.discriminator_losses(x, x_hat)
                 accelerator.backward(critic_losses["total"] / recipe.accumulate)
                 losses |= {f"discriminator_{name}": loss for name, loss in critic_losses.items()}
-        for name, value in run.agreed({"data": x.mean(), "stop": torch.tensor(float(stop.asked))} | losses).items():
+        for name, value in run.agreed({"data": data, "stop": torch.tensor(float(stop.asked))} | losses).items():
             values[name] += value / recipe.accumulate
     clock.steps += 1
     return values | run.clip_gradients(adversarial)
@@ -196,7 +200,7 @@ def summary(means: dict[str, float]) -> dict[str, float]:
     return means | {"psnr": -10 * math.log10(means["l2"] / 4 + 1e-8)} | latents
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, in which shared-out weights cannot be gathered
 def validate(run: Run, clips: Tensor) -> tuple[float, np.ndarray]:
     """Mean over clips (N, 3, F, H, W) of the mean over frames of PSNR (dB), from mean latents and the weights to use; and the
     first clip beside its reconstruction and the decodes of each latent alone, uint8 (F, H', W', 3)."""
@@ -205,11 +209,11 @@ def validate(run: Run, clips: Tensor) -> tuple[float, np.ndarray]:
         scores = []
         for x in clips.split(1):
             x = x.to(run.accelerator.device)
-            latents = model.encode(x)
-            x_hat = model.decode(latents)
+            x_hat, posterior = model(x)
             scores.append(clip_psnr(x_hat[0].clamp(-1, 1), x[0]))
             if len(scores) == 1:
-                alone = {f"{part} only": model.decode(latents, only=part) for part in PARTS}
+                parts = () if run.sharded else PARTS
+                alone = {f"{part} only": model.decode(posterior.mean, only=part) for part in parts}
                 panels = {"original": x, "reconstruction": x_hat} | alone
                 size = x.shape[-2], x.shape[-1]
                 frames = {name: from_clip(clip[0].float(), Geometry.plan("crop", size, size)) for name, clip in panels.items()}
@@ -226,5 +230,6 @@ def save_model(run: Run, folder: Path) -> None:
 
 
 def deaf(worker: int) -> None:
-    """Loader processes leave Ctrl-C to the main one, which ends them."""
+    """Loader processes leave signals, which often go to the whole group, to the main one, which ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """The files of a run that training goes on from: written aside and renamed, the last few kept."""
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,37 @@ KEYS = {"step", "recipe", "best", "skipped", "run"}
 def saved(out: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
     found = {path: re.fullmatch(r"step-(\d+)\.pt", path.name) for path in (out / FOLDER).glob("step-*.pt")}
-    return sorted((path for path, match in found.items() if match), key=lambda path: int(path.stem[5:]), reverse=True)
+    return sorted((path for path, match in found.items() if match), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem[5:])
 
 
 def save(out: Path, recipe: Recipe, step: int, best: float, skipped: int, state: dict[str, Any]) -> None:
     """Write a checkpoint after `step` steps; only when it is whole do older ones than the last `keep_checkpoints` go.
 
-    Raises OSError when it cannot be written (a full disk); the earlier ones stay.
+    Later ones, which were damaged if they are there, stay until they are replaced. What an earlier process was killed in writing
+    goes. Raises OSError when it cannot be written (a full disk); the earlier ones stay.
     """
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     content = {"step": step, "recipe": recipe.to_dict(), "best": best, "skipped": skipped, "run": state}
     with tensor_output(out / FOLDER / f"step-{step:08}.pt") as partial:
         torch.save(content, partial)
-    for path in saved(out)[recipe.keep_checkpoints :]:
+    older = [path for path in saved(out) if _step(path) <= step][recipe.keep_checkpoints :]
+    for path in [*older, *(out / FOLDER).glob(".step-*.partial-*.pt")]:
         path.unlink()
+
+
+def _check_sums(path: Path) -> None:
+    """Raise a ValueError if the bytes are not those that were written; torch reads them without looking at their sums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged archive can raise many kinds
+        raise ValueError(f"{path}: damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
+    if damaged is not None:
+        raise ValueError(f"{path}: damaged ({damaged} does not have its checksum)")
 
 
 def latest(out: Path, recipe: Recipe) -> dict[str, Any] | None:
@@ -43,6 +61,7 @@ def latest(out: Path, recipe: Recipe) -> dict[str, Any] | None:
     for path in paths:
         try:
             content = read_pickle(path)
+            _check_sums(path)
             if not isinstance(content, dict) or set(content) != KEYS:
                 raise ValueError(f"{path}: not a checkpoint of a training run")
             break

@@ -21,8 +21,10 @@ class Guard:
     def __init__(self, limit: int):
         self.limit, self.skipped, self.row = limit, 0, 0
 
-    def passes(self, values: Mapping[str, float], model: nn.Module, step: int) -> str | None:
+    def passes(self, values: Mapping[str, float], modules: Mapping[str, nn.Module], step: int) -> str | None:
         """None if every value is finite, else the name of the first one that is not (of a gradient: of the first parameter).
+
+        `modules` are those whose gradients have the norms in `values`, by what stands before "gradient_norm" there.
 
         Raises:
             FloatingPointError: it is the `limit`-th step in a row; names the step and the value.
@@ -32,8 +34,10 @@ class Guard:
             self.row = 0
             return None
         if name.endswith("gradient_norm"):
-            bad = (n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all())
-            name = f"gradient of {next(bad, 'all parameters together')}"
+            prefix = name.removesuffix("gradient_norm")
+            named = modules[prefix].named_parameters()
+            bad = (n for n, p in named if p.grad is not None and not torch.isfinite(p.grad).all())
+            name = f"gradient of {prefix.replace('_', '.')}{next(bad, 'all parameters together')}"
         self.skipped, self.row = self.skipped + 1, self.row + 1
         if self.row >= self.limit:
             raise FloatingPointError(

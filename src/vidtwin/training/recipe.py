@@ -70,7 +70,8 @@ class Recipe:
         clip_norm: L2 norm that gradients are clipped to, the generator's and the discriminator's each.
         ema_decay: of the running mean of the weights, which validation, `model` and `best` use; null is none.
         precision: of the forward and backward pass; weights and losses are float32.
-        gradient_checkpointing: less memory, more time, the same numbers. compile: torch.compile.
+        gradient_checkpointing: less memory, more time, the same numbers. compile: torch.compile. shard: over several processes,
+            each holds a share of the weights, gradients and optimizer states (FSDP) instead of all of them (DDP).
         max_failures: share of the recordings that may fail before the run stops. max_skipped: steps in a row that may be skipped
             because a value was not finite.
         log_every, validate_every, checkpoint_every: in steps; validation_clips: the first clip of that many videos;
@@ -108,6 +109,7 @@ class Recipe:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     gradient_checkpointing: bool = False
     compile: bool = False
+    shard: bool = False
     workers: int = 1
     seed: int = 0
     max_failures: float = 0.1
@@ -152,6 +154,7 @@ RESUMABLE = (
     "steps",
     "workers",
     "gradient_checkpointing",
+    "shard",
     "max_failures",
     "max_skipped",
     "log_every",

@@ -1,11 +1,12 @@
 """Everything that is trained, on its devices, and its state as one dictionary of tensors and numbers."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from einops import rearrange
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vidtwin.losses.discriminator import LeCam, PatchGAN
@@ -41,8 +45,7 @@ def make_accelerator(recipe: Recipe, device: str) -> Accelerator:
     precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this process may have had others
     try:
-        buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # position tables: the same everywhere
-        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[buffers])
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     except ValueError as error:
         raise ValueError(f"precision: {recipe.precision} is not available on this device ({error}); use float32") from error
     share = accelerator.num_processes * recipe.accumulate
@@ -59,6 +62,7 @@ class Run:
 
     Attributes:
         twin: the model itself; model: what to call, which averages gradients over processes and casts as the precision asks.
+        sharded: whether the weights are shared out; then the model can be called, but not its parts.
         critic, discriminator: the same two for the discriminator; None without one.
         logvar: log-variance of the likelihood, learned or fixed at 0; optimizers: by the name of what they train.
     """
@@ -71,9 +75,13 @@ class Run:
         if recipe.compile:
             for part in (twin.encoder, twin.structure_encoder, twin.structure_decoder, twin.decoder):
                 part.compile()
-        prepared = accelerator.prepare(twin, _adamw(twin, recipe, recipe.learning_rate))
-        self.model: nn.Module = prepared[0]
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": prepared[1].optimizer}
+        self.model: nn.Module = twin.to(device)
+        self.sharded = recipe.shard and accelerator.num_processes > 1
+        if self.sharded:
+            _shard(twin, device, accelerator.num_processes)
+        else:
+            self.model = accelerator.prepare_model(twin)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": _adamw(twin, recipe, recipe.learning_rate)}
         self.ema = None if recipe.ema_decay is None else EMA(twin, recipe.ema_decay)
 
         self.logvar = torch.zeros((), device=device, requires_grad=recipe.learned_logvar)
@@ -88,7 +96,7 @@ class Run:
             self.critic = PatchGAN(plan.dims, plan.norm, plan.width, plan.layers).to(device)
             self.discriminator = self.critic
             if accelerator.num_processes > 1:
-                self.discriminator = DistributedDataParallel(self.critic, broadcast_buffers=False)
+                self.discriminator = DistributedDataParallel(self.critic)
             self.optimizers["discriminator"] = _adamw(self.critic, recipe, plan.learning_rate)
             self.lecam = LeCam().to(device) if plan.lecam else None
         self.perceptual = _perceptual(recipe, device)
@@ -144,19 +152,30 @@ class Run:
             optimizer.zero_grad()
 
     def clip_gradients(self, adversarial: bool) -> dict[str, float]:
-        """Bring gradients to their own scale (float16), average the log-variance's, clip, and return the norms before."""
+        """Bring gradients to their own scale (float16), average the log-variance's, clip, and return the norms before.
+
+        Gradients whose norm is not finite stay as they are: clipped, all would be NaN, and the first bad one not to be told.
+        """
         scaler = self.accelerator.scaler
         if scaler is not None:
             for name in self.trained(adversarial):
                 scaler.unscale_(self.optimizers[name])
         if self.logvar.grad is not None:
             self.logvar.grad = self.mean(self.logvar.grad)
-        modules: dict[str, nn.Module | None] = {"": self.twin, "discriminator_": self.critic if adversarial else None}
-        return {
-            f"{name}gradient_norm": float(torch.nn.utils.clip_grad_norm_(module.parameters(), self.recipe.clip_norm))
-            for name, module in modules.items()
-            if module is not None
-        }
+        norms: dict[str, float] = {}
+        for name, module in self.clipped(adversarial).items():
+            parameters = [p for p in module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            norms[f"{name}gradient_norm"] = float(norm)
+            if scaler is not None or math.isfinite(norm):
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_norm, norm)
+        return norms
+
+    def clipped(self, adversarial: bool) -> dict[str, nn.Module]:
+        """What gradients are clipped of, by what stands before "gradient_norm" in a log."""
+        modules: dict[str, nn.Module] = {"": self.twin}
+        return modules | ({"discriminator_": self.critic} if adversarial and self.critic is not None else {})
 
     def trained(self, adversarial: bool) -> list[str]:
         """Names of the optimizers that step."""
@@ -185,6 +204,11 @@ class Run:
             self.ema.update(step)
         if self.lecam is not None and adversarial:
             self.lecam.update(values["discriminator_logits_real"], values["discriminator_logits_fake"])
+
+    def skip(self) -> None:
+        """In place of `update`: everything stays as it was, but float16's scale, which takes in that values were not finite."""
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()
 
     def facts(self, step: int) -> dict[str, float]:
         """What a log says besides losses: learning rates, and the log-variance if it is learned."""
@@ -250,6 +274,15 @@ class Run:
             self.lecam.load_state_dict(state["lecam"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _shard(twin: VidTwin, device: torch.device, processes: int) -> None:
+    """Share out parameters, gradients and optimizer states over processes, a transformer block at a time (FSDP2)."""
+    mesh = init_device_mesh(device.type, (processes,))
+    for transformer in (twin.encoder.transformer, twin.decoder.transformer):
+        for block in transformer.blocks:
+            fully_shard(block, mesh=mesh)
+    fully_shard(twin, mesh=mesh, reshard_after_forward=False)  # the last layer stays whole for the adaptive weight
 
 
 def _adamw(module: nn.Module, recipe: Recipe, rate: float) -> torch.optim.AdamW:

@@ -1,0 +1,81 @@
+"""Shared by the tests of training: recipes of a few steps on real videos, and whether two runs are alike to the bit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.conftest import SMALL
+from vidtwin.checkpoint import read_pickle
+from vidtwin.losses.lpips import LPIPS
+from vidtwin.losses.objective import LossWeights
+from vidtwin.training import checkpoints
+from vidtwin.training.recipe import DiscriminatorRecipe, Recipe
+
+FIELDS = SMALL.to_dict() | {"query_dropout": 0.1}
+
+
+@pytest.fixture
+def recipe(assets, tmp_path) -> Recipe:
+    """A few steps of a small model on two real videos."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("h264_aac.mp4", "rot90.mp4"):
+        (folder / name).write_bytes((assets / name).read_bytes())
+    return Recipe(
+        model=FIELDS,
+        train_videos=str(folder),
+        validation_videos=str(folder),
+        perceptual="none",
+        batch_size=2,
+        steps=6,
+        warmup_steps=2,
+        workers=0,
+        log_every=2,
+        validate_every=4,
+        checkpoint_every=2,
+        validation_clips=1,
+    )
+
+
+@pytest.fixture
+def everything(recipe, tmp_path) -> Recipe:
+    """The same with every loss on: a narrow LPIPS of random weights, a learned log-variance, discriminator, LeCam, EMA."""
+    torch.manual_seed(0)
+    torch.save(LPIPS((4, 4, 8, 8, 8)).state_dict(), tmp_path / "lpips.pth")
+    return replace(
+        recipe,
+        perceptual="lpips",
+        perceptual_weights=str(tmp_path / "lpips.pth"),
+        loss=LossWeights(l1=1.0, l2=0.5, perceptual=0.05),
+        learned_logvar=True,
+        discriminator=DiscriminatorRecipe(start=2, width=4, layers=2, lecam=1e-3, warmup_steps=2),
+        ema_decay=0.9,
+    )
+
+
+def same_checkpoints(a, b) -> bool:
+    """Whether the last checkpoints of two runs hold the same bits: weights, running means, both optimizers."""
+    first, second = (read_pickle(checkpoints.saved(run)[0]) for run in (a, b))
+    return first["step"] == second["step"] and same_state(first["run"], second["run"])
+
+
+def same_state(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_state(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same_state, a, b))
+    return a == b
+
+
+def difference(a, b) -> float:
+    """Relative L2 of the weights, running means and discriminator in the last checkpoints of two runs, the worst of the three."""
+    first, second = (read_pickle(checkpoints.saved(run)[0])["run"] for run in (a, b))
+
+    def flat(state):
+        return torch.cat([tensor.double().flatten() for tensor in state.values()])
+
+    parts = [(flat(first[part]), flat(second[part])) for part in ("model", "ema", "discriminator")]
+    return max(((x - y).norm() / x.norm()).item() for x, y in parts)
