@@ -119,7 +119,6 @@ def test_a_damaged_checkpoint_does_not_push_out_the_good_ones(recipe, tmp_path):
     run = tmp_path / "run"
     train(replace(recipe, steps=6, checkpoint_every=3), run, progress=False)
     cut(checkpoints.saved(run)[0])
-    (run / "checkpoints" / ".step-00000006.partial-1.pt").write_bytes(b"of a process that was killed")
     again = replace(recipe, steps=6, checkpoint_every=1, keep_checkpoints=1)
     state = checkpoints.latest(run, again)["run"]
     checkpoints.save(run, again, 4, 0.0, 0, state)
@@ -192,3 +191,16 @@ def test_how_a_run_is_carried_out_can_change(recipe, tmp_path):
     checkpoints.save(tmp_path, recipe, 2, 0.0, 0, {})
     changed = replace(recipe, workers=3, steps=9, train_videos="elsewhere", gradient_checkpointing=True, keep_checkpoints=5)
     assert checkpoints.latest(tmp_path, changed)["step"] == 2
+
+
+def test_what_a_killed_process_left_unfinished_goes(recipe, tmp_path):
+    run = tmp_path / "run"
+    train(replace(recipe, steps=2), run, progress=False)
+    (run / "checkpoints" / ".step-00000004.partial-1.pt").write_bytes(b"half a checkpoint")
+    (run / ".log.partial-1.jsonl").write_text("{")
+    (run / ".model.partial-a").mkdir()
+    (run / ".model.partial-a" / "model.safetensors").write_bytes(b"half a model")
+    (run / ".notes").write_text("of somebody else")
+    train(replace(recipe, steps=4), run, progress=False)
+    assert [path.name for path in run.glob(".*")] == [".notes"]
+    assert names(run) == ["step-00000002.pt", "step-00000004.pt"]

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from tests.conftest import SMALL, seeded_model
-from vidtwin import VidTwin
-from vidtwin.training.initialize import inflated, start_low_variance
+from vidtwin import VidTwin, export_released
+from vidtwin.training.autoencoder import train, untrained
+from vidtwin.training.initialize import inflated, start_low_variance, start_on_principal_patches, start_scaled, trained_weights
+from vidtwin.video.clips import Geometry, to_clip
+from vidtwin.video.read import read_clip
 
 
 @torch.no_grad()
@@ -43,3 +46,92 @@ def test_log_variance_starts_where_it_is_told():
     posterior = model.posterior(torch.zeros(1, *SMALL.clip_shape))
     for logvar in posterior.logvar.tensors:
         assert (logvar + 6).abs().max() < 3
+
+
+@pytest.fixture
+def clips(assets):
+    """Two clips of a real video (2, 3, 16, 32, 32) in [-1, 1]."""
+    frames = [read_clip(assets / "h264_aac.mp4", first, 16) for first in (0, 20)]
+    return torch.stack([to_clip(images, Geometry.plan("crop", images.shape[1:3], (32, 32))) for images in frames])
+
+
+@torch.no_grad()
+def test_principal_patches_give_back_what_their_components_hold(clips):
+    config = replace(SMALL, hidden=64)  # 192 values in a patch
+    model = VidTwin(config)
+    start_on_principal_patches(model, clips)
+    space = model.encoder.transformer.space
+    tokens = model.encoder.patch_embedding(clips).movedim(1, -1).reshape(-1, 64)
+    patches = tokens @ model.decoder.head.linear.weight.T + model.decoder.head.linear.bias
+
+    whole = clips.reshape(2, 3, 16, 4, 8, 4, 8).permute(0, 2, 3, 5, 4, 6, 1).reshape(-1, 192)  # (p q c), as the head gives them
+    centred = (whole - whole.mean(0)).double()
+    free = 64 - int((torch.linalg.svdvals(space.double()) > 1e-3).sum())
+    energy = torch.linalg.svdvals(centred).square()
+    missing = (whole - patches).double().square().sum() / energy.sum()
+    assert missing == pytest.approx((energy[free:].sum() / energy.sum()).item(), rel=1e-2, abs=1e-6)
+    assert tokens.double().square().mean(0).sum() / free == pytest.approx(1, rel=1e-2)
+    assert (tokens @ space.T).abs().max() < 1e-3 * tokens.norm(dim=1).max() * space.norm()  # the positions' directions are free
+
+
+def test_a_scaled_start_lets_clips_differ_in_both_branches(clips):
+    torch.manual_seed(0)
+    released = VidTwin(SMALL).eval()
+    scaled = VidTwin(SMALL).eval()
+    scaled.load_state_dict(released.state_dict())
+    start_scaled(scaled)
+
+    @torch.no_grad()
+    def differences(model):
+        latents = model.encode(clips)
+        return [(u[0] - u[1]).std().item() for u in (model.u_S(latents), model.u_D(latents))]
+
+    pairs = list(zip(differences(released), differences(scaled), strict=True))
+    assert all(after > 2 * before for before, after in pairs), pairs
+    for name, parameter in scaled.named_parameters():
+        if name.startswith(("encoder", "decoder")):  # the branches alone
+            assert torch.equal(parameter, released.get_parameter(name))
+
+
+def test_a_run_starts_on_principal_patches_or_as_released(recipe, tmp_path):
+    states = {}
+    for initialization in ("released", "principal"):
+        run = tmp_path / initialization
+        train(replace(recipe, steps=1, learning_rate=1e-12, initialization=initialization, init_clips=2), run, progress=False)
+        states[initialization] = VidTwin.from_pretrained(run / "model")
+    torch.manual_seed(recipe.seed)
+    expected = VidTwin(recipe.config)
+    start_low_variance(expected, recipe.initial_logvar)
+    for name, tensor in states["released"].state_dict().items():
+        torch.testing.assert_close(tensor, expected.state_dict()[name], rtol=0, atol=1e-9)
+    assert not torch.equal(states["principal"].decoder.head.linear.weight, states["released"].decoder.head.linear.weight)
+
+
+def test_a_run_starts_from_a_folder_or_a_released_file(recipe, tmp_path):
+    model = seeded_model(recipe.config)
+    model.save_pretrained(tmp_path / "folder")
+    export_released(model, tmp_path / "weights.ckpt")
+    for name in ("folder", "weights.ckpt"):
+        start = untrained(replace(recipe, init_from=str(tmp_path / name)), None)
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(start.state_dict()[key], tensor), key
+
+
+def test_a_video_run_goes_on_from_an_image_run(recipe, tmp_path):
+    images = replace(recipe, model=recipe.model | {"frames": 1}, steps=2)
+    train(images, tmp_path / "images", progress=False)
+    plan = replace(recipe, init_from=str(tmp_path / "images" / "model"), steps=2)
+    assert train(plan, tmp_path / "videos-run", progress=False).config.frames == 16
+
+
+def test_weights_to_start_from_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        trained_weights("nowhere", SMALL)
+    with pytest.raises(FileNotFoundError, match="nowhere.ckpt"):
+        trained_weights(str(tmp_path / "nowhere.ckpt"), SMALL)
+
+
+def test_ablations_start_from_their_own_frames_only():
+    config = replace(SMALL, frames=4, dynamics_branch="none")
+    with pytest.raises(ValueError, match="only the model's own branches allow; use the same frames"):
+        inflated(seeded_model(config), replace(config, frames=16))

@@ -1,16 +1,19 @@
-"""The recipes of the repository are what their names and their page (docs/training.md) say."""
+"""The recipes of the repository are what their names and their page (docs/training.md) say; keys do what it says of them."""
 
 import re
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from tests.conftest import seeded_model
 from vidtwin import VidTwinConfig, preset
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.ablations import ablations
 from vidtwin.training.recipe import RESUMABLE, DiscriminatorRecipe, Recipe, read_recipe
+from vidtwin.training.run import Run, make_accelerator
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "recipes").iterdir())
@@ -19,7 +22,6 @@ RATES = {  # percent; the paper calls 0.2152 "0.21"
     "paper": "0.2046", "paper-0.21": "0.2152", "paper-0.17": "0.1721", "rate-0.11": "0.1116", "rate-0.16": "0.1628",
     "rate-0.48": "0.4790", "small": "0.2046", "base": "0.2046", "large": "0.2046", "ablation-a": "0.1953", "ablation-b": "0.2046",
     "ablation-c": "0.2046", "ablation-d": "0.2046", "released": "0.3348", "finetune": "0.3348", "tiny": "0.3348",
-    "tiny-longer": "0.3348",
 }  # fmt: skip
 OF_THE_PAPER = [name for name in NAMES if name.startswith(("paper", "rate", "ablation")) or name in ("small", "base", "large")]
 
@@ -129,3 +131,53 @@ def test_the_page_names_recipes_and_tests_that_exist():
     assert len(tests) > 20
     for path, function in tests:
         assert f"def {function}" in (ROOT / "tests" / path).read_text(), f"{path}::{function}"
+
+
+@pytest.fixture
+def run(everything) -> Run:
+    return Run(everything, seeded_model(), make_accelerator(everything, "cpu"))
+
+
+def norm(module: torch.nn.Module) -> float:
+    return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+
+
+def test_the_discriminator_is_not_called_before_its_start(run):
+    start = run.recipe.discriminator.start
+    assert [run.adversarial_at(step) for step in (0, start - 1, start, start + 1)] == [False, False, True, True]
+    calls = []
+    run.critic.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.rand(1, *run.twin.config.clip_shape) * 2 - 1
+    x_hat, posterior = run.twin(x)
+    before, after = (run.generator_losses(x, x_hat, posterior, adversarial) for adversarial in (False, True))
+    assert len(calls) == 1
+    assert set(after) - set(before) == {"adversarial", "adversarial_weight"}
+
+
+def test_gradients_are_clipped_and_the_norms_before_are_told(run):
+    for module in (run.twin, run.critic):
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    before = {"gradient_norm": norm(run.twin), "discriminator_gradient_norm": norm(run.critic)}
+    assert run.clip_gradients(adversarial=True) == pytest.approx(before)
+    assert min(before.values()) > 10 * run.recipe.clip_norm
+    assert (norm(run.twin), norm(run.critic)) == pytest.approx((run.recipe.clip_norm, run.recipe.clip_norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [-100.0, 100.0])
+def test_the_log_variance_stays_within_its_bound(run, value):
+    with torch.no_grad():
+        run.logvar.fill_(value)
+    run.update(0, {})
+    assert abs(run.logvar.item()) == run.recipe.logvar_bound
+
+
+def test_matrices_and_kernels_decay(run):
+    names = {id(parameter): name for name, parameter in run.twin.named_parameters()}
+    decayed, others = ({names[id(p)] for p in group["params"]} for group in run.optimizers["model"].param_groups)
+    assert [group["weight_decay"] for group in run.optimizers["model"].param_groups] == [run.recipe.weight_decay, 0.0]
+    assert decayed | others == set(names.values())
+    tables = {name for name in names.values() if name.endswith((".modulation", ".queries"))}
+    assert tables
+    assert others == {name for name, parameter in run.twin.named_parameters() if parameter.ndim == 1} | tables
+    assert run.optimizers["logvar"].param_groups[0]["weight_decay"] == 0

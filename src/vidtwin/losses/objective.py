@@ -94,19 +94,22 @@ class Adversarial:
         last_layer: weight of the decoder's last linear map; the adaptive weight (VQGAN, arXiv 2012.09841, Eq. 7) is
             `weight` * clamp(|d nll / d last_layer| / (|d adversarial / d last_layer| + 1e-4), 0, 1e4).
         mean: average of a tensor over processes, so that the weight is the same on all of them.
+        scale: of the loss in float16, in which gradients would vanish without.
     """
 
     logits_fake: Tensor
     weight: float
     last_layer: Tensor | None = None
     mean: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    scale: float = 1.0
 
     def weight_of(self, nll: Tensor, loss: Tensor) -> Tensor:
         """The factor of the adversarial term, without a graph."""
         if self.last_layer is None:
             return torch.full_like(loss.detach(), self.weight)
         norms = [
-            torch.linalg.vector_norm(self.mean(torch.autograd.grad(term, self.last_layer, retain_graph=True)[0]))
+            torch.linalg.vector_norm(self.mean(torch.autograd.grad(term * self.scale, self.last_layer, retain_graph=True)[0]))
+            / self.scale
             for term in (nll, loss)
         ]
         return (norms[0] / (norms[1] + 1e-4)).clamp(0, ADAPTIVE_LIMIT) * self.weight

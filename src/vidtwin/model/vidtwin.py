@@ -99,7 +99,7 @@ class VidTwin(nn.Module, Checkpointed):
         """Encode and decode, through the posterior's mean or, with `sample`, through a draw from it (`Posterior.sample`)."""
         posterior = self.posterior(x)
         latents = posterior.sample(generator) if sample else posterior.mean
-        return Reconstruction(self.decode(latents), posterior)
+        return Reconstruction(self.decoder(self.u_S(latents) + self.u_D(latents)), posterior)
 
     def _check_clip(self, x: Tensor) -> None:
         expected = self.config.clip_shape

@@ -67,6 +67,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
 
     guard, step, best = Guard(recipe.max_skipped), 0, -math.inf
     before = checkpoints.latest(out, recipe)
+    torch.manual_seed(recipe.seed)
     run = Run(recipe, untrained(recipe, clips) if before is None else VidTwin(recipe.config), accelerator)
     if before is not None:
         run.load(before["run"])
@@ -78,6 +79,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     )
     log = RunLog(out, step, recipe.to_dict(), wandb) if first else None
     if first:
+        checkpoints.clear(out)
         with atomic_output(out / RECIPE) as partial:
             partial.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
 
@@ -178,10 +180,9 @@ def gradients(
 
 
 def untrained(recipe: Recipe, clips: TrainingClips) -> VidTwin:
-    """The model before the first step: from `init_from`, or from scratch by the seed."""
+    """The model before the first step: from `init_from`, or from scratch by torch's generator."""
     if recipe.init_from is not None:
         return trained_weights(recipe.init_from, recipe.config)
-    torch.manual_seed(recipe.seed)
     model = VidTwin(recipe.config)
     if recipe.initialization == "principal":
         start_scaled(model)
@@ -210,10 +211,11 @@ def validate(run: Run, clips: Tensor) -> tuple[float, np.ndarray]:
         for x in clips.split(1):
             x = x.to(run.accelerator.device)
             x_hat, posterior = model(x)
+            x_hat, latents = x_hat.float(), posterior.mean.to(torch.float32)
             scores.append(clip_psnr(x_hat[0].clamp(-1, 1), x[0]))
             if len(scores) == 1:
                 parts = () if run.sharded else PARTS
-                alone = {f"{part} only": model.decode(posterior.mean, only=part) for part in parts}
+                alone = {f"{part} only": model.decode(latents, only=part) for part in parts}
                 panels = {"original": x, "reconstruction": x_hat} | alone
                 size = x.shape[-2], x.shape[-1]
                 frames = {name: from_clip(clip[0].float(), Geometry.plan("crop", size, size)) for name, clip in panels.items()}

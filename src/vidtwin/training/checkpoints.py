@@ -1,6 +1,7 @@
 """The files of a run that training goes on from: written aside and renamed, the last few kept."""
 
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,24 @@ def _step(path: Path) -> int:
 def save(out: Path, recipe: Recipe, step: int, best: float, skipped: int, state: dict[str, Any]) -> None:
     """Write a checkpoint after `step` steps; only when it is whole do older ones than the last `keep_checkpoints` go.
 
-    Later ones, which were damaged if they are there, stay until they are replaced. What an earlier process was killed in writing
-    goes. Raises OSError when it cannot be written (a full disk); the earlier ones stay.
+    Later ones, which were damaged if they are there, stay until they are replaced. Raises OSError when it cannot be written (a full
+    disk); the earlier ones stay.
     """
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     content = {"step": step, "recipe": recipe.to_dict(), "best": best, "skipped": skipped, "run": state}
     with tensor_output(out / FOLDER / f"step-{step:08}.pt") as partial:
         torch.save(content, partial)
-    older = [path for path in saved(out) if _step(path) <= step][recipe.keep_checkpoints :]
-    for path in [*older, *(out / FOLDER).glob(".step-*.partial-*.pt")]:
+    for path in [path for path in saved(out) if _step(path) <= step][recipe.keep_checkpoints :]:
         path.unlink()
+
+
+def clear(out: Path) -> None:
+    """Remove what earlier processes were killed in writing."""
+    for path in [*out.glob(".*.partial-*"), *(out / FOLDER).glob(".*.partial-*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _check_sums(path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ class RunLog:
                 import wandb as package
             except ImportError:
                 raise ValueError(f"--wandb {wandb}: the package is not installed; pip install wandb, or leave it out") from None
-            self.run = package.init(project=wandb, name=out.name, dir=out, id=f"{out.name}-{recipe['seed']}", resume="allow")
+            self.run = package.init(project=wandb, name=out.name, dir=out, id=f"{out.name}-{zlib.crc32(str(out.resolve()).encode()):08x}", resume="allow")
             self.run.config.update(dict(recipe), allow_val_change=True)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -123,12 +123,14 @@ class Recipe:
     def __post_init__(self) -> None:
         _at_least(self, 1, "batch_size", "accumulate", "steps", "init_clips", "max_skipped", "keep_checkpoints")
         _at_least(self, 1, "log_every", "validate_every", "validation_clips", "checkpoint_every")
-        _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "max_failures")
+        _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "max_failures", "final_lr_ratio")
         _positive(self, "learning_rate", "clip_norm", "logvar_bound", "eps")
         if self.sample_fps is not None:
             _positive(self, "sample_fps")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay}: must be in [0, 1)")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={list(self.betas)}: must be in [0, 1)")
         if (self.perceptual == "none") != (self.loss.perceptual == 0):
             raise ValueError(
                 f"perceptual: {self.perceptual} with loss.perceptual={self.loss.perceptual}: "

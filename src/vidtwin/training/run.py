@@ -48,6 +48,8 @@ def make_accelerator(recipe: Recipe, device: str) -> Accelerator:
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     except ValueError as error:
         raise ValueError(f"precision: {recipe.precision} is not available on this device ({error}); use float32") from error
+    if recipe.precision == "float16" and accelerator.scaler is None:  # accelerate would go on in float32, and not say it
+        raise ValueError(f"precision: float16 is not available on this device ({accelerator.device.type}); use float32")
     share = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % share:
         raise ValueError(
@@ -72,15 +74,15 @@ class Run:
         device = accelerator.device
         for transformer in (twin.encoder.transformer, twin.decoder.transformer):
             transformer.checkpointing = recipe.gradient_checkpointing
-        if recipe.compile:
-            for part in (twin.encoder, twin.structure_encoder, twin.structure_decoder, twin.decoder):
+        if recipe.compile:  # not the decoder's head, whose gradients of single terms `Adversarial` asks for
+            for part in (twin.encoder, twin.structure_encoder, twin.structure_decoder, twin.decoder.transformer):
                 part.compile()
         self.model: nn.Module = twin.to(device)
         self.sharded = recipe.shard and accelerator.num_processes > 1
         if self.sharded:
             _shard(twin, device, accelerator.num_processes)
         else:
-            self.model = accelerator.prepare_model(twin)
+            self.model = _averaging(twin, accelerator)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"model": _adamw(twin, recipe, recipe.learning_rate)}
         self.ema = None if recipe.ema_decay is None else EMA(twin, recipe.ema_decay)
 
@@ -94,12 +96,11 @@ class Run:
         if recipe.discriminator is not None:
             plan = recipe.discriminator
             self.critic = PatchGAN(plan.dims, plan.norm, plan.width, plan.layers).to(device)
-            self.discriminator = self.critic
-            if accelerator.num_processes > 1:
-                self.discriminator = DistributedDataParallel(self.critic)
+            self.discriminator = _averaging(self.critic, accelerator)
             self.optimizers["discriminator"] = _adamw(self.critic, recipe, plan.learning_rate)
             self.lecam = LeCam().to(device) if plan.lecam else None
-        self.perceptual = _perceptual(recipe, device)
+        with accelerator.local_main_process_first():  # it may download
+            self.perceptual = _perceptual(recipe, device)
 
     def adversarial_at(self, step: int) -> bool:
         """Whether the discriminator takes part in a step; counted in steps of the generator."""
@@ -116,7 +117,8 @@ class Run:
                 logits = self.critic(x_hat)
             self.critic.requires_grad_(True)
             last_layer = self.twin.decoder.head.linear.weight if plan.adaptive else None
-            term = Adversarial(logits.float(), plan.weight, last_layer, self.mean)
+            scale = 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
+            term = Adversarial(logits.float(), plan.weight, last_layer, self.mean, scale)
         distance = None if self.perceptual is None else self.perceptual(x, x_hat)
         logvar = self.logvar if self.recipe.learned_logvar else None
         return autoencoder_loss(x, x_hat, posterior, self.recipe.loss, perceptual=distance, logvar=logvar, adversarial=term)
@@ -133,9 +135,9 @@ class Run:
         """Processes average their gradients in the `last` pass of a step only."""
         with ExitStack() as stack:
             if not last:
-                stack.enter_context(self.accelerator.no_sync(self.model))
-                if isinstance(self.discriminator, DistributedDataParallel):
-                    stack.enter_context(self.discriminator.no_sync())
+                for module in (self.model, self.discriminator):
+                    if isinstance(module, DistributedDataParallel):
+                        stack.enter_context(module.no_sync())
             yield
 
     def agreed(self, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -262,7 +264,8 @@ class Run:
             set_model_state_dict(self.twin, state["ema"], options=FULL)
             self.ema.restart()
         set_model_state_dict(self.twin, state["model"], options=FULL)
-        set_optimizer_state_dict(self.twin, self.optimizers["model"], state["optimizer_model"], options=FULL)
+        if state["optimizer_model"]["state"]:  # none before the first step that was not skipped; torch would count one as taken
+            set_optimizer_state_dict(self.twin, self.optimizers["model"], state["optimizer_model"], options=FULL)
         with torch.no_grad():
             self.logvar.copy_(state["logvar"])
         if self.recipe.learned_logvar:
@@ -274,6 +277,11 @@ class Run:
             self.lecam.load_state_dict(state["lecam"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _averaging(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """What to call so that processes average the module's gradients (DDP)."""
+    return DistributedDataParallel(module) if accelerator.num_processes > 1 else module
 
 
 def _shard(twin: VidTwin, device: torch.device, processes: int) -> None:
