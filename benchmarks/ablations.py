@@ -1,6 +1,6 @@
 """The paper's ablations (Table 3) at a size of your own: train each for the same steps, evaluate, and tabulate.
 
-    python benchmarks/ablations.py TRAIN TEST --size tiny --steps 1000
+    python -m benchmarks.ablations TRAIN TEST --size tiny --steps 300
 
 Every variant starts from scratch with the same recipe, and differs in `vidtwin.model.ablations` only. A variant's run is in
 OUT/VARIANT; the same command goes on where it was stopped, and evaluates anew what is trained. Scores are means over frames, then
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
     try:
-        run(options, "python benchmarks/ablations.py " + " ".join(arguments))
+        run(options, "python -m benchmarks.ablations " + " ".join(arguments))
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"ablations: {error}", file=sys.stderr)
         return 1
@@ -58,7 +58,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("test", type=Path, help="folder with the test videos")
     parser.add_argument("--size", choices=tuple(PRESETS), default="tiny", help="preset of the full model (default: tiny)")
     parser.add_argument("--steps", type=int, required=True, help="training steps of each variant")
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/tiny.yaml", help="its model and init_from are not used")
+    parser.add_argument(
+        "--recipe", type=Path, default=ROOT / "recipes/tiny-ablations.yaml", help="its model and init_from are not used"
+    )
     parser.add_argument("--batch-size", type=int, help="clips a step (default: the recipe's)")
     parser.add_argument("--variants", nargs="+", choices=tuple(WHAT), default=list(WHAT), help="default: all")
     parser.add_argument("--out", type=Path, help="folder of the training runs (default: runs/ablations-SIZE)")

@@ -92,7 +92,13 @@ class RunLog:
                 import wandb as package
             except ImportError:
                 raise ValueError(f"--wandb {wandb}: the package is not installed; pip install wandb, or leave it out") from None
-            self.run = package.init(project=wandb, name=out.name, dir=out, id=f"{out.name}-{zlib.crc32(str(out.resolve()).encode()):08x}", resume="allow")
+            self.run = package.init(
+                project=wandb,
+                name=out.name,
+                dir=out,
+                id=f"{out.name}-{zlib.crc32(str(out.resolve()).encode()):08x}",
+                resume="allow",
+            )
             self.run.config.update(dict(recipe), allow_val_change=True)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

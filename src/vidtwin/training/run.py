@@ -184,8 +184,9 @@ class Run:
         return [name for name in self.optimizers if adversarial or name != "discriminator"]
 
     def judged(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The values that must be finite: all but gradient norms in float16, whose scaler skips such steps by itself."""
-        scaled = self.accelerator.scaler is not None
+        """The values that must be finite: all but gradient norms in float16, whose scaler skips such steps by itself and lowers its
+        scale; at a scale below 1 it is not to blame."""
+        scaled = self.accelerator.scaler is not None and self.accelerator.scaler.get_scale() >= 1
         return {name: value for name, value in values.items() if not (scaled and name.endswith("gradient_norm"))}
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
