@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_python_example_runs(capsys):
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("Latents(structure=(1, 32, 4, 7, 7)")
+    assert capsys.readouterr().out.startswith("Latents(structure=(1, 64, 2, 7, 7)")
 
 
 def test_every_command_and_preset_that_is_named_exists():

@@ -293,6 +293,8 @@ def train_command(
         init_from=init_from,
     )
     train(plan, out, device=device_of(device), wandb=wandb)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     print(f"{out}: trained {plan.steps} steps; the model is in {out / 'model'}")
 
 

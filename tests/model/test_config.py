@@ -66,3 +66,7 @@ def test_presets_survive_a_round_trip_and_unknown_ones_are_refused():
 def test_bad_fields_are_named_with_a_remedy(fields, message):
     with pytest.raises(ValueError, match=message):
         VidTwinConfig(**fields)
+
+
+def test_the_shipped_weights_are_of_their_preset():
+    assert VidTwin.from_pretrained("tiny").config == preset("tiny")

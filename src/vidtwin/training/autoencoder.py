@@ -62,7 +62,9 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     sources = recordings(recipe.train_videos)
     clips = TrainingClips(sources, recipe.config, recipe.sample_fps, recipe.flip, recipe.short_side, recipe.seed)
-    checks = validation_clips(recordings(recipe.validation_videos), recipe.config, recipe.validation_clips)[0]
+    checks, unusable = validation_clips(recordings(recipe.validation_videos), recipe.config, recipe.validation_clips)
+    for name, reason in unusable if first else ():
+        tqdm.write(f"not validated on: {name}: {reason}")
     failures = FailureList(out / FAILURES, len(sources), recipe.max_failures)
 
     guard, step, best = Guard(recipe.max_skipped), 0, -math.inf
@@ -72,6 +74,9 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     if before is not None:
         run.load(before["run"])
         step, best, guard.skipped = before["step"], before["best"], before["skipped"]
+        if any(before["recipe"][key] != recipe.to_dict()[key] for key in ("validation_videos", "validation_clips")):
+            best = -math.inf
+        del before
     numbers = StepBatches(step, recipe.steps, recipe.batch_size, processes, rank, recipe.accumulate)
     pinned = accelerator.device.type == "cuda"
     loader = DataLoader(
@@ -107,7 +112,8 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
                     if step % recipe.log_every == 0 or last:
                         record = summary(means.take()) | run.facts(step - 1) | {"skipped_steps": guard.skipped}
                         if step % recipe.validate_every < recipe.log_every or last:
-                            record["validation_psnr"], shown = validate(run, checks)
+                            psnr, shown = validate(run, checks)
+                            record["validation_psnr"] = run.agreed({"psnr": torch.tensor(psnr)})["psnr"]
                             if log is not None:
                                 log.video(step, shown)
                             if record["validation_psnr"] > best:
@@ -126,7 +132,8 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
                 if stopping and not last:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
-        tqdm.write(f"stopped after step {step}; the same command goes on from the last checkpoint in {out}")
+        if first:
+            tqdm.write(f"stopped after step {step}; the same command goes on from the last checkpoint in {out}")
         raise
     except ValueError as error:  # of a loader's worker it carries the whole traceback; the last line says what
         *_, text = str(error).strip().splitlines() or ["the run failed"]

@@ -3,12 +3,16 @@
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+ECHO = 2.0  # seconds: launchers pass on to a process what it was sent itself
 
 
 class Guard:
@@ -36,7 +40,7 @@ class Guard:
         if name.endswith("gradient_norm"):
             prefix = name.removesuffix("gradient_norm")
             named = modules[prefix].named_parameters()
-            bad = (n for n, p in named if p.grad is not None and not torch.isfinite(p.grad).all())
+            bad = (n for n, p in named if p.grad is not None and not torch.isfinite(_whole(p.grad)).all())
             name = f"gradient of {prefix.replace('_', '.')}{next(bad, 'all parameters together')}"
         self.skipped, self.row = self.skipped + 1, self.row + 1
         if self.row >= self.limit:
@@ -47,11 +51,16 @@ class Guard:
         return name
 
 
+def _whole(gradient: Tensor) -> Tensor:
+    """A gradient that is shared out over processes, gathered."""
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+
 class StopRequest:
     """Whether the process was asked to stop (Ctrl-C or SIGTERM): the step is finished and saved first."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.since = False, 0.0
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
@@ -62,8 +71,11 @@ class StopRequest:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self.asked = True
-            signal.signal(number, signal.default_int_handler)
+            now = time.monotonic()
+            if self.asked and now - self.since > ECHO:
+                raise KeyboardInterrupt
+            if not self.asked:
+                self.asked, self.since = True, now
 
         for number in before:
             signal.signal(number, ask)

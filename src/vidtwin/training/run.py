@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, DistributedType
 from einops import rearrange
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -50,6 +50,16 @@ def make_accelerator(recipe: Recipe, device: str) -> Accelerator:
         raise ValueError(f"precision: {recipe.precision} is not available on this device ({error}); use float32") from error
     if recipe.precision == "float16" and accelerator.scaler is None:  # accelerate would go on in float32, and not say it
         raise ValueError(f"precision: float16 is not available on this device ({accelerator.device.type}); use float32")
+    asked = torch.device(device)
+    if asked.type != accelerator.device.type or asked.index is not None:
+        raise ValueError(
+            f"device {device}: this run would be on {accelerator.device}; choose cpu, cuda or mps; a GPU by CUDA_VISIBLE_DEVICES"
+        )
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.gradient_accumulation_steps != 1 or accelerator.distributed_type not in known:
+        raise ValueError(
+            "accelerate's configuration asks for accumulation, FSDP or DeepSpeed; use the recipe's accumulate and shard"
+        )
     share = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % share:
         raise ValueError(
@@ -170,7 +180,7 @@ class Run:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             norms[f"{name}gradient_norm"] = float(norm)
-            if scaler is not None or math.isfinite(norm):
+            if math.isfinite(norm) or (scaler is not None and scaler.get_scale() >= 1):
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_norm, norm)
         return norms
 
@@ -191,16 +201,19 @@ class Run:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Step the optimizers at the learning rates of the step, and the running means of weights and logits."""
-        adversarial = self.adversarial_at(step)
+        adversarial, scaler = self.adversarial_at(step), self.accelerator.scaler
+        if scaler is not None and not all(math.isfinite(v) for name, v in values.items() if name.endswith("gradient_norm")):
+            scaler.update()  # lowers the scale; the step is left out as a whole
+            return
         for name in self.trained(adversarial):
             for group in self.optimizers[name].param_groups:
                 group["lr"] = self.rate(name, step)
-            if self.accelerator.scaler is None:
+            if scaler is None:
                 self.optimizers[name].step()
             else:
-                self.accelerator.scaler.step(self.optimizers[name])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.update()
+                scaler.step(self.optimizers[name])
+        if scaler is not None:
+            scaler.update()
         with torch.no_grad():
             self.logvar.clamp_(-self.recipe.logvar_bound, self.recipe.logvar_bound)
         if self.ema is not None:
@@ -228,9 +241,15 @@ class Run:
             state: dict[str, Any] = get_model_state_dict(self.twin, options=FULL)
             return {name: tensor.clone() for name, tensor in state.items()}
 
-    def weights_in_place(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def weights_in_place(self) -> Iterator[None]:
         """The model holds the weights to use inside."""
-        return nullcontext() if self.ema is None else self.ema.in_place()
+        with nullcontext() if self.ema is None else self.ema.in_place():
+            try:
+                yield
+            finally:
+                if self.sharded:  # what was gathered inside is not what the next step must see
+                    self.twin.reshard()  # type: ignore[operator]
 
     def rate(self, name: str, step: int) -> float:
         """The learning rate of an optimizer at a step."""
@@ -282,7 +301,7 @@ class Run:
 
 def _averaging(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """What to call so that processes average the module's gradients (DDP)."""
-    return DistributedDataParallel(module) if accelerator.num_processes > 1 else module
+    return DistributedDataParallel(module, gradient_as_bucket_view=True) if accelerator.num_processes > 1 else module
 
 
 def _shard(twin: VidTwin, device: torch.device, processes: int) -> None:
