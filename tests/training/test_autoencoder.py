@@ -12,6 +12,7 @@ import yaml
 
 from tests.training.conftest import FIELDS, difference, same_checkpoints
 from vidtwin import VidTwin
+from vidtwin.losses.objective import LossWeights
 from vidtwin.training import checkpoints
 from vidtwin.training.autoencoder import train
 from vidtwin.training.recipe import read_recipe
