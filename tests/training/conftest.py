@@ -15,6 +15,16 @@ from vidtwin.training.recipe import DiscriminatorRecipe, Recipe
 FIELDS = SMALL.to_dict() | {"query_dropout": 0.1}
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """One thread here and in processes started from here: sums over several round differently, and runs are compared by bits."""
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def recipe(assets, tmp_path) -> Recipe:
     """A few steps of a small model on two real videos."""
