@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -130,8 +129,6 @@ if __name__ == "__main__":
     for _ in range(10):  # both workers are at work
         process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    begun = time.monotonic()
     out, err = process.communicate(timeout=60)  # returns when no process has the pipes any more
-    assert time.monotonic() - begun < 10
     assert out.endswith("interrupted\n")
     assert err == ""
