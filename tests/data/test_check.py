@@ -112,7 +112,7 @@ def test_thumbnails_are_of_any_size():
 
 
 def test_interrupting_leaves_no_process_and_no_noise(tmp_path, clip):
-    for number in range(300):
+    for number in range(3000):
         (tmp_path / f"{number}.mp4").symlink_to(clip)
     program = f"""
 from vidtwin.data.check import check_data
@@ -129,6 +129,8 @@ if __name__ == "__main__":
     for _ in range(10):  # both workers are at work
         process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, err = process.communicate(timeout=60)  # returns when no process has the pipes any more
+    assert process.stderr is not None
+    out, err = process.stdout.read(), process.stderr.read()  # they end when no process has the pipes any more
+    process.wait()
     assert out.endswith("interrupted\n")
     assert err == ""
