@@ -166,6 +166,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a safetensors file, or cut short ({error}); copy or download it again") from error
 
 
+def read_state_dict(path: Path, remedy: str) -> dict[str, Tensor]:
+    """The tensors of a file that is there: .safetensors, else torch's, alone in it or under `state_dict`; nothing is executed.
+
+    Raises:
+        ValueError: it holds anything else (ends with `remedy`), is damaged, or is a pickle of more than tensors and plain data.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    content = read_pickle(path)
+    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    named = isinstance(tensors, Mapping) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
+    if not tensors or not named:
+        raise ValueError(f"{path}: holds no state_dict of tensors; {remedy}")
+    return dict(tensors)
+
+
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy `tensors` into `model`; names and shapes must be exactly the model's, or a ValueError says what differs."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

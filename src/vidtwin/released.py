@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtwin.checkpoint import read_pickle, read_tensors, refuse_differences
+from vidtwin.checkpoint import read_state_dict, refuse_differences
 from vidtwin.files import tensor_output
 from vidtwin.model.backbone import spatial_positions, temporal_positions
 from vidtwin.model.config import PRESETS, VidTwinConfig, preset
@@ -188,14 +188,7 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a .ckpt or .safetensors file")
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    content = read_pickle(path)
-    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    named = isinstance(tensors, Mapping) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items())
-    if not tensors or not named:
-        raise ValueError(f"{path}: holds no state_dict of tensors; give a checkpoint of the released VidTwin")
-    return dict(tensors)
+    return read_state_dict(path, "give a checkpoint of the released VidTwin")
 
 
 def _fitting_preset(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -6,14 +6,13 @@ under `loss.perceptual_loss.`; modules of the network are numbered as in torchvi
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vidtwin.checkpoint import load_strictly, read_pickle, read_tensors
+from vidtwin.checkpoint import load_strictly, read_state_dict
 from vidtwin.files import atomic_output
 
 WIDTHS = (64, 128, 256, 512, 512)  # c_l of VGG16
@@ -165,13 +164,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, alone in it or under `state_dict`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder; {REMEDY}")
-    if path.suffix == ".safetensors":
-        return read_tensors(path)
-    content = read_pickle(path)
-    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(tensors, Mapping) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()):
-        raise ValueError(f"{path}: holds no state_dict of tensors; {REMEDY}")
-    return dict(tensors)
+    return read_state_dict(path, REMEDY)
 
 
 def _download() -> Path:
