@@ -9,9 +9,7 @@ clips, from mean latents (`vidtwin.evaluation.reconstruct`). Exit code 0: done; 
 
 import argparse
 import dataclasses
-import datetime
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any
 
 import torch
 
-from vidtwin import VidTwin, __version__, preset
+from benchmarks.setting import setting
+from vidtwin import VidTwin, preset
 from vidtwin.data.sources import find_videos
 from vidtwin.evaluation.reconstruct import evaluate
 from vidtwin.files import atomic_output, check_writable
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
     try:
-        run(options, "python -m benchmarks.ablations " + " ".join(arguments))
+        run(options, arguments)
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"ablations: {error}", file=sys.stderr)
         return 1
@@ -76,7 +75,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace, command: str) -> None:
+def run(options: argparse.Namespace, arguments: list[str]) -> None:
     table = options.results / f"ablations-{options.size}"
     check_writable(table.with_suffix(".json"))
     recipe = read_recipe(
@@ -110,11 +109,7 @@ def run(options: argparse.Namespace, command: str) -> None:
         "order": order(rows),
         "recipe": {key: value for key, value in recipe.to_dict().items() if key not in ("model", "init_from")},
         "protocol": {key: value for key, value in protocol.items() if key not in of_one},
-        "hardware": hardware(options.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
-    }
+    } | setting(options.device, arguments)
     text = markdown(record)
     for suffix, content in ((".json", json.dumps(record, indent=2, allow_nan=False) + "\n"), (".md", text)):
         with atomic_output(table.with_suffix(suffix)) as partial:
@@ -153,10 +148,6 @@ def order(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"here": here, "paper": paper, "holds": here == paper}
 
 
-def hardware(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-
-
 def markdown(record: dict[str, Any]) -> str:
     """The table and how it was made."""
     lines = [f"# Ablations at the size {record['size']}, beside the paper's Table 3", ""]
@@ -178,7 +169,7 @@ def markdown(record: dict[str, Any]) -> str:
     ]
     lines += ["- The paper's scores are of its base size, data and number of steps; the order may be compared, not the values."]
     lines += [
-        f"- {record['hardware']}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + f"; {record['date']}."
+        f"- {record['device']}; " + ", ".join(f"{name} {version}" for name, version in versions.items()) + f"; {record['date']}."
     ]
     lines += [f"- `{record['command']}`"]
     return "\n".join(lines) + "\n"

@@ -180,7 +180,7 @@ class Run:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             norms[f"{name}gradient_norm"] = float(norm)
-            if math.isfinite(norm) or (scaler is not None and scaler.get_scale() >= 1):
+            if math.isfinite(norm):
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_norm, norm)
         return norms
 
