@@ -19,6 +19,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
+from vidtwin.video.orientation import Orientation
+
 DEFAULT_FPS = Fraction(25)  # for files that state no frame rate at all
 MAX_PIXEL_ASPECT = 32  # pixels stated to be longer than this are taken for square: the file is wrong
 
@@ -197,15 +199,6 @@ def color_range(frame: VideoFrame) -> ColorRange:
     return ColorRange.JPEG if full else ColorRange.MPEG
 
 
-def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d): the pixel at (x, y) is displayed at (a x + c y, b x + d y)."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
-    return a, b, c, d
-
-
 class Pictures:
     """Turns decoded frames into pictures as displayed: uint8 (H, W, 3) RGB, rotated, square pixels, all of one size.
 
@@ -220,12 +213,10 @@ class Pictures:
         self.size = size  # (height, width) as displayed
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
-        a, b, c, d = display_matrix(frame)
-        on_its_side = abs(b) + abs(c) > abs(a) + abs(d)
-        height, width = frame.height, max(1, round(frame.width * self._pixel_aspect))
+        orientation = Orientation.of(frame)
         if self.size is None:
-            self.size = (width, height) if on_its_side else (height, width)
-        height, width = self.size[::-1] if on_its_side else self.size
+            self.size = orientation.size((frame.height, max(1, round(frame.width * self._pixel_aspect))))
+        height, width = orientation.size(self.size)
         # PyAV 18 hides from swscale what is not converted, PyAV 17 does not: reserved values would then be refused, and so
         # would BT.2020 with constant luminance (10), which swscale can only convert as the other BT.2020 (9).
         frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
@@ -245,8 +236,4 @@ class Pictures:
         except FFmpegError as error:
             kind = f"{frame.width}x{frame.height} {frame.format.name}"
             raise ValueError(f"{self._path}: {kind} pictures cannot be made RGB; convert it to H.264 first") from error
-        picture = rgb.to_ndarray()
-        if on_its_side:
-            picture = picture.transpose(1, 0, 2)
-            a, d = c, b
-        return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+        return orientation.upright(rgb.to_ndarray())

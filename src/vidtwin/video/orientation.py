@@ -1,0 +1,51 @@
+"""How a stored picture is turned and mirrored for display, and back: one of the eight symmetries of a rectangle."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """The upright picture is the stored one, transposed if `transposed`, then with rows and columns in reverse as said."""
+
+    transposed: bool = False
+    reverse_rows: bool = False
+    reverse_columns: bool = False
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> "Orientation":
+        """What the display matrix of a decoded frame asks for; nothing if it has none."""
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        if data is None:
+            return cls()
+        # The pixel at (x, y) is displayed at (a x + c y, b x + d y).
+        a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(True, b < 0, c < 0)
+        return cls(False, d < 0, a < 0)
+
+    @property
+    def display_matrix(self) -> list[int] | None:
+        """The nine numbers (16.16, the last 2.30) that a file stores for it; None for a picture that is stored upright."""
+        if self == Orientation():
+            return None
+        columns, rows = (-1 if self.reverse_columns else 1) << 16, (-1 if self.reverse_rows else 1) << 16
+        a, b, c, d = (0, rows, columns, 0) if self.transposed else (columns, 0, 0, rows)
+        return [a, b, 0, c, d, 0, 0, 0, 1 << 30]
+
+    def upright(self, stored: np.ndarray) -> np.ndarray:
+        """(H, W, 3) as stored -> as displayed; contiguous."""
+        picture = stored.transpose(1, 0, 2) if self.transposed else stored
+        return np.ascontiguousarray(picture[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1])
+
+    def stored(self, upright: np.ndarray) -> np.ndarray:
+        """(H, W, 3) as displayed -> as stored: the inverse of `upright`; contiguous."""
+        picture = upright[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1]
+        return np.ascontiguousarray(picture.transpose(1, 0, 2) if self.transposed else picture)
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) stored -> upright, or upright -> stored."""
+        return size[::-1] if self.transposed else size
