@@ -19,7 +19,9 @@ ROOMS: dict[str, set[str]] = {
     "losses": {"files", "checkpoint", "model", "losses"},
     "evaluation": {"model", "video", "evaluation", "version", "checkpoint"},
     "data": {"files", "model.config", "video", "data"},
+    "loading": {"checkpoint", "model", "released"},
     "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
+    "motion": {"version", "checkpoint", "loading", "model", "video", "motion"},
     "training": {"files", "checkpoint", "released", "data", "model", "losses", "evaluation.metrics", "video", "training"},
 }
 FORBIDDEN = {"torchvision", "torchaudio", "transformers", "lightning", "lpips", "piq", "decord", "gradio", "hydra"}

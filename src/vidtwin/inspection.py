@@ -1,4 +1,4 @@
-"""What a file or folder is, and any weights by one name: for the command line and for people with a file they were sent."""
+"""What a file or folder is: for the command line and for people with a file they were sent."""
 
 from collections.abc import Mapping
 from math import prod
@@ -6,37 +6,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, read_config_file, shipped_names
+from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
 from vidtwin.inference.latent_video import KEY, LatentVideo
+from vidtwin.loading import is_folder_weights
+from vidtwin.loading import load_weights as load_weights  # also by this name
 from vidtwin.model.config import PRESETS, VidTwinConfig
-from vidtwin.model.vidtwin import VidTwin
-from vidtwin.released import RELEASED_SUFFIXES, load_released, position_tables, read_released, released_shapes, unused_shapes
+from vidtwin.released import RELEASED_SUFFIXES, position_tables, read_released, released_shapes, unused_shapes
 from vidtwin.video.read import probe
 
 Layout = Mapping[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
-
-
-def load_weights(name: str | Path, config: str | VidTwinConfig = "released") -> VidTwin:
-    """A model from a shipped name, a checkpoint folder (or its model.safetensors), a hub id, or a file in Microsoft's layout.
-
-    `config` is that of a file in Microsoft's layout: a preset's name, the path of a config.json, or a config.
-
-    Raises:
-        FileNotFoundError, ValueError: as `VidTwin.from_pretrained` and `load_released`.
-    """
-    path = Path(name)
-    if is_folder_weights(path):
-        return VidTwin.from_pretrained(path.parent)
-    if path.suffix in RELEASED_SUFFIXES and not path.is_dir():
-        if isinstance(config, str) and config.endswith(".json"):
-            config = read_config_file(Path(config))
-        return load_released(path, config)
-    return VidTwin.from_pretrained(name)
-
-
-def is_folder_weights(path: Path) -> bool:
-    """Whether a file is the model.safetensors of a checkpoint folder of ours."""
-    return path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file()
 
 
 def describe(name: str | Path) -> dict[str, str]:

@@ -1,4 +1,3 @@
-import itertools
 import json
 import os
 import signal
@@ -11,8 +10,8 @@ import pytest
 
 from tests.data.conftest import lerobot
 from vidtwin.data.check import check_data
-from vidtwin.data.shots import find_cuts, thumbnail
 from vidtwin.video import VideoWriter, read_video
+from vidtwin.video.shots import CutDetector
 
 
 @pytest.fixture
@@ -89,26 +88,11 @@ def test_one_cut_between_two_clips_that_are_joined(assets, tmp_path):
         writer.write(first)
         writer.write(second)
     frames = read_video(tmp_path / "joined.mp4").frames
-    pictures = [thumbnail(frame) for frame in frames]
-    changes = [float(np.abs(b - a).mean()) for a, b in itertools.pairwise(pictures)]
-    assert find_cuts(changes) == [len(first)]
+    is_cut = CutDetector()
+    assert [index for index, frame in enumerate(frames) if is_cut(frame)] == [len(first)]
     report = check_data(tmp_path)
     assert report.cuts == 1
     assert report.cuts_per_minute == pytest.approx(60 * 25 / len(frames))
-
-
-def test_cuts_stand_out_from_the_motion_around_them():
-    assert find_cuts([1.0] * 30 + [40.0] + [1.0] * 30) == [31]
-    assert find_cuts([9.0] * 60) == []
-    assert find_cuts([20.0] * 30 + [60.0] + [20.0] * 30) == [1]  # in fast motion 60 is none; only the start has no past
-    assert find_cuts([]) == []
-
-
-def test_thumbnails_are_of_any_size():
-    for size in ((2, 4), (32, 32), (180, 320), (1080, 1921)):
-        picture = thumbnail(np.full((*size, 3), 77, np.uint8))
-        assert picture.shape == (32, 32)
-        assert np.allclose(picture, 77)
 
 
 def test_interrupting_leaves_no_process_and_no_noise(tmp_path, clip):

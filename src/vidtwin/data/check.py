@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidtwin.data.shots import find_cuts, thumbnail
 from vidtwin.data.sources import Recording, recordings
 from vidtwin.video.clips import frame_interval
 from vidtwin.video.decode import TarMember, VideoWarning
 from vidtwin.video.read import iter_frames, probe
+from vidtwin.video.shots import CutDetector
 
 Names = tuple[tuple[str, str], ...]  # (recording, what is the matter)
 
@@ -43,7 +43,7 @@ class DataReport:
         too_short, broken, damaged: name and reason; hold no clip; cannot be read; can be read in part, and are used there.
         frames, hours, clips: sums over what can be read; clips do not overlap.
         width, height (pixels), fps, duration (seconds): of a recording.
-        cuts: shot cuts in files that are not damaged, by `shots.find_cuts`; cuts_per_minute.
+        cuts: shot cuts in files that are not damaged, by `video.shots.CutDetector`; cuts_per_minute.
     """
 
     source: str
@@ -199,17 +199,15 @@ class _Part:
 def _examine(file: Path | TarMember) -> _Facts | Exception:
     try:
         info = probe(file)
-        times, changes, last = [], [], None
+        times, cuts, is_cut = [], [], CutDetector()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for frame in iter_frames(file):
-                picture = thumbnail(frame.image)
-                if last is not None:
-                    changes.append(float(np.abs(picture - last).mean()))
+                if is_cut(frame.image):
+                    cuts.append(len(times))
                 times.append(float(frame.time))
-                last = picture
         damage = next((w.message for w in caught if isinstance(w.message, VideoWarning)), None)
-        return _Facts(info.width, info.height, info.fps, np.array(times), [] if damage else find_cuts(changes), damage)
+        return _Facts(info.width, info.height, info.fps, np.array(times), [] if damage else cuts, damage)
     except (ValueError, OSError) as error:
         return ValueError(str(error))  # as it is, it need not survive the way out of a worker
 

@@ -111,18 +111,20 @@ def to_clip(frames: np.ndarray, geometry: Geometry) -> torch.Tensor:
         raise ValueError(
             f"frames of {frames.dtype} {frames.shape} do not fit; give uint8 (F, {geometry.source[0]}, {geometry.source[1]}, 3)"
         )
-    h, w = geometry.model
-    top, left = geometry.offset
-    clip = torch.full((3, len(frames), h, w), -1.0)
+    clip = torch.empty((3, len(frames), *geometry.model))
     for index, frame in enumerate(frames):  # one at a time: a float copy of all the frames may not fit in memory
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float() / 255
-        pixels = _resize(pixels[None], geometry.resized)[0].clamp(0, 1)
-        pixels = (pixels - 0.5) / 0.5
-        if geometry.policy == "pad":
-            content(clip, geometry)[:, index] = pixels
-        else:
-            clip[:, index] = pixels[:, top : top + h, left : left + w]
+        clip[:, index] = fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float() / 255, geometry)
     return clip
+
+
+def fit(pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """float32 frame (3, H, W) in [0, 1], of the geometry's source size -> (3, h, w) in [-1, 1], as `to_clip` says."""
+    (h, w), (top, left), (height, width) = geometry.model, geometry.offset, geometry.resized
+    pixels = _resize(pixels[None], geometry.resized)[0].clamp(0, 1)
+    pixels = (pixels - 0.5) / 0.5
+    if geometry.policy == "pad":
+        return functional.pad(pixels, (left, w - left - width, top, h - top - height), value=-1.0)
+    return pixels[:, top : top + h, left : left + w]
 
 
 def from_clip(clip: torch.Tensor, geometry: Geometry) -> np.ndarray:

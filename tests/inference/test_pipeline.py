@@ -1,0 +1,79 @@
+import threading
+import time
+
+import pytest
+
+from vidtwin.inference.pipeline import Behind, ahead
+
+
+def test_items_come_in_order_and_not_too_early():
+    made: list[int] = []
+
+    def items():
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    for number in ahead(items(), depth=2):
+        time.sleep(0.002)
+        assert len(made) <= number + 1 + 2 + 1  # taken, waiting, and the one that finds the queue full
+    assert made == list(range(20))
+
+
+def test_what_making_an_item_raises_is_raised_in_its_place():
+    def items():
+        yield 1
+        raise ValueError("broken")
+
+    iterator = ahead(items())
+    assert next(iterator) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(iterator)
+
+
+def test_leaving_early_ends_the_thread_and_closes_the_source():
+    closed = []
+
+    def items():
+        try:
+            yield from range(1000)
+        finally:
+            closed.append(threading.current_thread().name)
+
+    before = threading.active_count()
+    iterator = ahead(items())
+    assert next(iterator) == 0
+    iterator.close()
+    assert threading.active_count() == before
+    assert closed == ["read ahead"]
+
+
+def test_calls_are_done_in_order_before_the_block_ends():
+    done: list[int] = []
+    with Behind(depth=1) as later:
+        for number in range(10):
+            later(done.append, number)
+    assert done == list(range(10))
+
+
+def test_a_call_that_fails_stops_the_rest():
+    done: list[int] = []
+
+    def fail():
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        with Behind() as later:
+            later(done.append, 1)
+            later(fail)
+            for number in range(100):
+                later(done.append, number)
+    assert done == [1]
+
+
+def test_an_error_of_the_block_itself_wins():
+    with pytest.raises(KeyboardInterrupt):
+        with Behind() as later:
+            later(time.sleep, 0.01)
+            raise KeyboardInterrupt
+    assert not any(thread.name == "write behind" for thread in threading.enumerate())
