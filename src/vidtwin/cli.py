@@ -6,37 +6,45 @@ variable VIDTWIN_TRACEBACK set, failures show where they came from.
 
 import json
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import torch
 import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
-from vidtwin import VidTwin, __version__, export_released
+from vidtwin import __version__, export_released
 from vidtwin.checkpoint import shipped_names
 from vidtwin.files import atomic_output, check_writable
-from vidtwin.inference.latent_video import SUFFIX, Identity, LatentVideo, is_latent_file
+from vidtwin.inference import decode as writing
+from vidtwin.inference.decode import decode_video
+from vidtwin.inference.encode import encode_stream, encode_video, plan_header
+from vidtwin.inference.engine import CHECK_DB, Engine
+from vidtwin.inference.latent_stream import Header, Identity, LatentStream
+from vidtwin.inference.latent_video import SUFFIX, LatentVideo, is_latent_file
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
-from vidtwin.inference.windows import decode_video, encode_video
 from vidtwin.inspection import describe, load_weights
 from vidtwin.model.vidtwin import Part
 from vidtwin.released import RELEASED_SUFFIXES
-from vidtwin.video.read import frame_count
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.encoding import Encoding
+from vidtwin.video.pipes import spooled, stdout_output
+from vidtwin.video.read import frame_count, probe
 
 SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
-Policy = Literal["crop", "squash", "pad"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Policy = Literal["crop", "squash", "pad", "tile"]
+Codec = Literal["auto", "h264", "hevc", "vp9", "av1", "ffv1", "png"]
 Output = Annotated[Path, arg(aliases=["-o"])]
 
 
@@ -48,140 +56,221 @@ class ModelOptions:
     """Of a file in Microsoft's layout: a preset, or a config.json."""
     device: Device = "auto"
     """auto is cuda if there is one, else cpu."""
-    dtype: Dtype = "float32"
-    """Of weights and activations."""
+    dtype: Precision = "auto"
+    """Of weights and activations of the decoding half; auto is float32, or bfloat16 on a GPU whose memory holds no clip of it."""
+    encode_dtype: Precision | None = None
+    """Of the encoding half; default as --dtype."""
+    batch: int | None = None
+    """Clips at a time; default as many as half of the free memory holds, at most 4 on a CPU and 64 on a GPU."""
+    check: float = CHECK_DB
+    """Refuse a precision whose first clip is less than this many dB (PSNR) from float32; 0 for no check."""
 
-    def load(self) -> tuple[VidTwin, Identity]:
+    def load(self) -> tuple[Engine, Identity]:
         """A model placed where the options say, and the identity of its weights, which the dtype does not change."""
         place = device_of(self.device)
         model = load_weights(self.weights, self.config)
         identity = Identity.of(model, self.weights)
-        return model.to(place, getattr(torch, self.dtype)), identity
+        decode, encode = (
+            None if name == "auto" else getattr(torch, name) for name in (self.dtype, self.encode_dtype or self.dtype)
+        )
+        engine = Engine(model.to(place), encode_dtype=encode, dtype=decode, batch=self.batch, check_db=self.check)
+        return engine, identity
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    policy: Policy = "crop"
+    """How frames are fitted to the model's size: centre crop, squash, pad with black (cut away again), or overlapping tiles of it,
+    which keep the full resolution."""
+    tile_overlap: int | None = None
+    """Pixels that neighbouring tiles share; default a quarter of the model's size."""
+    overlap: int = 0
+    """Frames that a window of the model shares with the one before; they fade into each other, but not across a shot cut."""
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    codec: Codec = "auto"
+    """auto goes by the output's name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern (%05d.png)."""
+    crf: int | None = None
+    """Quality, 0 (best) to 51 for H.264 and HEVC, to 63 for VP9 and AV1; default 18 for H.264."""
+    lossless: bool = False
+    """Keep every decoded pixel."""
+    sound: bool = True
+    """Copy sound, subtitles and chapters of the source."""
+
+    def output(self, source: Path | None) -> writing.Output:
+        """With what of `source` is to be copied."""
+        return writing.Output(Encoding(self.codec, self.crf, self.lossless), source if self.sound else None)
 
 
 Model = Annotated[ModelOptions, arg(name="")]  # options without a prefix
+Fitting = Annotated[FitOptions, arg(name="")]
+Video = Annotated[VideoOptions, arg(name="")]
 TINY, AS_ENCODED = ModelOptions(), ModelOptions(weights="those that encoded")
+FIT, VIDEO = FitOptions(), VideoOptions()
 
 
 def reconstruct_command(
     input: Positional[Path | None] = None,
     out: Output = Path("reconstruction.mp4"),
     side_by_side: bool = False,
-    policy: Policy = "crop",
     frames: str | None = None,
-    crf: int = 18,
+    resume: bool = False,
+    fit: Fitting = FIT,
+    video: Video = VIDEO,
     model: Model = TINY,
 ) -> None:
     """Encode a video to Structure and Dynamics, decode it, and say how good it is.
 
     Args:
-        input: a video; without one, the sample clip that comes with the package.
-        out: the video to write (.mp4).
+        input: a video, a folder of images, a pattern of image names (%04d.png), or - for standard input; without one, the sample
+            clip that comes with the package.
+        out: the video to write (.mp4, .mov, .mkv, .webm), a folder for PNG frames, or - for standard output (.mp4).
         side_by_side: write original | reconstruction | structure only | dynamics only.
-        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
-        crf: H.264 quality of the output, 0 (best) to 51.
+        resume: go on where a run with the same options was stopped.
     """
-    path = input or SAMPLE
     start, stop = parse_frames(frames)
-    check_video_output(out, crf, path)
-    twin, identity = model.load()
-    with bar(2 * selected_frames(path, start, stop)) as progress:
-        report = reconstruct(
-            twin,
-            path,
-            out,
-            policy=policy,
-            start=start,
-            stop=stop,
-            panels=side_by_side,
-            crf=crf,
-            weights=identity,
-            progress=progress,
-        )
-    print(f"{'input':14}{path if input else 'the sample clip of the package'}")
-    print(f"{'weights':14}{model.weights}")
-    print(report.table())
-    print(f"{'written':14}{out}")
+    with spooled(input or SAMPLE) as path, video_output(out, video, path) as target:
+        engine, identity = model.load()
+        with bar(selected_frames(path, start, stop)) as progress:
+            report = reconstruct(
+                engine,
+                path,
+                target,
+                policy=fit.policy,
+                tile_overlap=fit.tile_overlap,
+                overlap=fit.overlap,
+                start=start,
+                stop=stop,
+                panels=side_by_side,
+                output=video.output(path),
+                weights=identity,
+                resume=resume,
+                progress=progress,
+            )
+    to = said_to(out)
+    print(f"{'input':14}{input or 'the sample clip of the package'}", file=to)
+    print(f"{'weights':14}{model.weights}", file=to)
+    print(report.table(), file=to)
+    print(f"{'written':14}{out}", file=to)
 
 
 def encode_command(
     input: Positional[Path],
     out: Output,
-    policy: Policy = "crop",
     frames: str | None = None,
     logvar: bool = False,
+    resume: bool = False,
+    fit: Fitting = FIT,
     model: Model = TINY,
 ) -> None:
     """Encode a video to a latent file (.vidtwin), which `decode` needs nothing else to decode.
 
+    Until it is finished it grows as NAME.partial.vidtwin, which can be decoded as far as it goes.
+
     Args:
-        input: a video.
+        input: a video, a folder of images, a pattern of image names (%04d.png), or - for standard input.
         out: the latent file to write.
-        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
         logvar: store the posterior's log-variances beside its means.
+        resume: go on where a run with the same options was stopped.
     """
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: name the latent file {SUFFIX}, as in {out.with_suffix(SUFFIX)}")
     start, stop = parse_frames(frames)
     check_output(out, input)
-    twin, identity = model.load()
-    with bar(selected_frames(input, start, stop)) as progress:
-        video = encode_video(twin, input, policy=policy, start=start, stop=stop, weights=identity, logvar=logvar, progress=progress)
-    video.save(out)
-    print(f"{out}: {video.frames} frames, {video.latents}")
+    with spooled(input) as path:
+        engine, identity = model.load()
+        with bar(selected_frames(path, start, stop)) as progress:
+            video = encode_video(
+                engine,
+                path,
+                out,
+                policy=fit.policy,
+                tile_overlap=fit.tile_overlap,
+                overlap=fit.overlap,
+                start=start,
+                stop=stop,
+                weights=identity,
+                logvar=logvar,
+                resume=resume,
+                progress=progress,
+            )
+        notes = (*probe(path).notes, *engine.notes)
+    print(f"{out}: {video.frames} frames, {len(video.cuts)} shot cuts, {video.window_count} windows of {video.header.tiles} clips")
+    print_notes(notes)
 
 
 def decode_command(
     input: Positional[Path],
     out: Output,
     only: Part | None = None,
-    crf: int = 18,
+    start: str | None = None,
+    end: str | None = None,
+    sound_from: Path | None = None,
+    video: Video = VIDEO,
     model: Model = AS_ENCODED,
 ) -> None:
     """Decode a latent file to a video.
 
     Args:
-        input: a latent file (.vidtwin).
-        out: the video to write (.mp4).
+        input: a latent file (.vidtwin), finished or still growing.
+        out: the video to write (.mp4, .mov, .mkv, .webm), a folder for PNG frames, or - for standard output (.mp4).
         only: decode one of the two latents alone.
-        crf: H.264 quality of the output, 0 (best) to 51.
+        start: where to begin: a frame number from 0 (48), or seconds from the first frame (2s, 1.5, 1:02).
+        end: where to stop, in the same way; this frame is not decoded.
+        sound_from: the video that was encoded, to copy its sound, subtitles and chapters.
     """
-    check_video_output(out, crf, input)
-    video = LatentVideo.load(input)
+    latents = LatentVideo.load(input)
+    first = 0 if start is None else parse_position(start, "--start", latents)
+    stop = None if end is None else parse_position(end, "--end", latents)
     if model.weights == AS_ENCODED.weights:
-        model = replace(model, weights=weights_of(video, input))
-    twin, identity = model.load()
-    with bar(video.frames) as progress:
-        decode_video(twin, video, out, only=only, crf=crf, weights=identity, progress=progress)
-    print(f"{out}: {video.frames} frames")
+        model = replace(model, weights=weights_of(latents.header, input))
+    with video_output(out, video, input) as target:
+        engine, identity = model.load()
+        with bar((latents.frames if stop is None else stop) - first) as progress:
+            notes = decode_video(
+                engine,
+                latents,
+                target,
+                only=only,
+                start=first,
+                stop=stop,
+                output=video.output(sound_from),
+                weights=identity,
+                progress=progress,
+            )
+    growing = "" if latents.complete else ", of a file that is not finished"
+    print(f"{out}: {min(latents.frames, stop or latents.frames) - first} frames{growing}", file=said_to(out))
+    print_notes((*engine.notes, *notes), said_to(out))
 
 
 def swap_command(
     structure: Path,
     dynamics: Path,
     out: Output,
-    policy: Policy = "crop",
-    crf: int = 18,
+    fit: Fitting = FIT,
+    video: Video = VIDEO,
     model: Model = TINY,
 ) -> None:
     """Decode the Structure of one video with the Dynamics of another.
 
     Args:
-        structure: video or latent file whose scene, timing and geometry are kept.
+        structure: video or latent file whose scene, timing, geometry and sound are kept.
         dynamics: video or latent file whose colour and fast motion are taken.
-        out: the video to write (.mp4), as long as the shorter of the two.
-        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
-        crf: H.264 quality of the output, 0 (best) to 51.
+        out: the video to write, as long as the shorter of the two.
     """
-    check_video_output(out, crf, structure, dynamics)
-    twin, identity = model.load()
-    first, second = (latents_of(twin, path, policy, identity) for path in (structure, dynamics))
-    video = swap(first, second)
-    with bar(video.frames) as progress:
-        decode_video(twin, video, out, crf=crf, weights=identity, progress=progress)
-    print(f"{out}: {video.frames} frames")
+    with video_output(out, video, structure, dynamics) as target:
+        engine, identity = model.load()
+        first, second = (latents_of(engine, path, fit, identity) for path in (structure, dynamics))
+        mixed = swap(first, second)
+        with bar(mixed.frames) as progress:
+            output = video.output(None if is_latent_file(structure) else structure)
+            notes = decode_video(engine, mixed, target, output=output, weights=identity, progress=progress)
+    print(f"{out}: Structure of {structure}, Dynamics of {dynamics}", file=said_to(out))
+    print_notes((*engine.notes, *notes), said_to(out))
 
 
 def interpolate_command(
@@ -190,28 +279,28 @@ def interpolate_command(
     out: Output,
     steps: int = 5,
     part: Literal["both", "structure", "dynamics"] = "both",
-    policy: Policy = "crop",
-    crf: int = 18,
+    fit: Fitting = FIT,
+    video: Video = VIDEO,
     model: Model = TINY,
 ) -> None:
     """Decode steps on the line between the latents of two videos, side by side.
 
     Args:
-        a: video or latent file, at the left; its timing and geometry are kept.
+        a: video or latent file, at the left; its timing, geometry and sound are kept.
         b: video or latent file, at the right.
-        out: the video to write (.mp4), as long as the shorter of the two.
+        out: the video to write, as long as the shorter of the two.
         steps: number of videos side by side, a and b included.
         part: which latent moves; the other stays that of a.
-        policy: how frames are fitted to the model's size: centre crop, squash, or pad with black (cut away again).
-        crf: H.264 quality of the output, 0 (best) to 51.
     """
-    check_video_output(out, crf, a, b)
-    twin, identity = model.load()
-    first, last = (latents_of(twin, path, policy, identity) for path in (a, b))
-    videos = interpolate(first, last, steps, part)
-    with bar(videos[0].frames) as progress:
-        decode_row(twin, videos, out, crf=crf, weights=identity, progress=progress)
-    print(f"{out}: {videos[0].frames} frames, {steps} steps")
+    with video_output(out, video, a, b) as target:
+        engine, identity = model.load()
+        first, last = (latents_of(engine, path, fit, identity) for path in (a, b))
+        streams = interpolate(first, last, steps, part)
+        with bar(streams[0].frames) as progress:
+            output = video.output(None if is_latent_file(a) else a)
+            notes = decode_row(engine, streams, target, output=output, weights=identity, progress=progress)
+    print(f"{out}: {steps} steps from {a} to {b}", file=said_to(out))
+    print_notes((*engine.notes, *notes), said_to(out))
 
 
 def info_command(file: Positional[str]) -> None:
@@ -382,10 +471,28 @@ def check_output(out: Path, *inputs: Path) -> None:
             raise UsageError(f"{out}: is the input; choose another output")
 
 
-def check_video_output(out: Path, crf: int, *inputs: Path) -> None:
-    """`check_output`, and what the video writer asks of names and options."""
-    VideoWriter(out, Fraction(25), (2, 2), crf)  # checks, and opens nothing until it is entered
+@contextmanager
+def video_output(out: Path, video: VideoOptions, *inputs: Path) -> Iterator[Path]:
+    """Where to write: `out`, checked before any work, or a temporary file that goes to standard output at the end."""
+    encoding = Encoding(video.codec, video.crf, video.lossless)
+    if str(out) == "-":
+        with stdout_output(".mp4") as target:
+            yield target
+        return
+    encoding.check(out, (2, 2))
     check_output(out, *inputs)
+    yield out
+
+
+def said_to(out: Path) -> TextIO:
+    """Where a command speaks: not to standard output, if the video goes there."""
+    return sys.stderr if str(out) == "-" else sys.stdout
+
+
+def print_notes(notes: Sequence[str], to: TextIO | None = None) -> None:
+    """What was not kept, or done otherwise than asked."""
+    for note in notes:
+        print(f"{'note':14}{note}", file=to)
 
 
 def device_of(name: str) -> str:
@@ -397,19 +504,31 @@ def device_of(name: str) -> str:
     return name
 
 
-def latents_of(model: VidTwin, path: Path, policy: str, weights: Identity) -> LatentVideo:
-    """Load a latent file, or encode a video."""
+def latents_of(engine: Engine, path: Path, fit: FitOptions, weights: Identity) -> LatentStream:
+    """The windows of a latent file, or of a video as it is encoded."""
     if is_latent_file(path):
-        return LatentVideo.load(path)
-    with bar(frame_count(path)) as progress:
-        return encode_video(model, path, policy=policy, weights=weights, progress=progress)
+        return LatentVideo.load(path).stream()
+    options = {"policy": fit.policy, "tile_overlap": fit.tile_overlap, "overlap": fit.overlap}
+    header = plan_header(engine, probe(path), weights, **options)
+    return replace(encode_stream(engine, path, header), frames=selected_frames(path, 0, None))
 
 
-def weights_of(video: LatentVideo, path: Path) -> str:
+def weights_of(header: Header, path: Path) -> str:
     """The shipped weights that a latent file names. Other names in a file are not trusted as paths."""
-    if video.weights.name not in shipped_names():
-        raise UsageError(f"{path}: was encoded with weights {video.weights}; say where they are with --weights")
-    return video.weights.name
+    if header.weights.name not in shipped_names():
+        raise UsageError(f"{path}: was encoded with weights {header.weights}; say where they are with --weights")
+    return header.weights.name
+
+
+def parse_position(text: str, option: str, video: LatentVideo) -> int:
+    """A frame number: "48" is frame 48; "2s", "1.5" and "1:02.5" are the first frame shown then, in seconds from the first."""
+    if text.isdecimal():
+        return int(text)
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)s?", text)
+    if match is None:
+        raise UsageError(f"{option} {text}: expected a frame number (48) or seconds (2s, 1.5, 1:02)")
+    hours, minutes, seconds = (Fraction(part or 0) for part in match.groups())
+    return video.frame_at(3600 * hours + 60 * minutes + seconds)
 
 
 def parse_frames(text: str | None) -> tuple[int, int | None]:
@@ -426,12 +545,12 @@ def parse_frames(text: str | None) -> tuple[int, int | None]:
 
 def selected_frames(path: Path, start: int, stop: int | None) -> int:
     """How many frames start..stop-1 of a file are, for a progress bar."""
-    count = frame_count(path)
+    count = probe(path).frames or frame_count(path)
     return max(0, min(count, stop or count) - start)
 
 
 @contextmanager
-def bar(total: int) -> Iterator[Callable[[int], object]]:
+def bar(total: int | None) -> Iterator[Callable[[int], object]]:
     """A progress bar over frames on standard error, gone when done; none if that is not a terminal."""
     with tqdm(total=total, unit="frame", leave=False, disable=None) as progress:
         yield progress.update

@@ -92,14 +92,19 @@ def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
 
 def _describe_latents(path: Path) -> dict[str, str]:
     video = LatentVideo.load(path)
+    header = video.header
+    shapes = ", ".join(str((video.window_count * header.tiles, *shape[1:])) for shape in header.shapes)
     return {
         "file": str(path),
-        "layout": f"latents of {video.source}" + (" with log-variances" if video.logvar is not None else ""),
-        "frames": f"{video.frames} at {float(video.fps):g} per second" + (", variable" if video.times else ""),
-        "shapes": repr(video.latents),
-        "geometry": video.geometry.describe(),
-        "weights": str(video.weights),
-        "rate": f"{video.config.compression_rate:.4%}",
+        "layout": f"latents of {header.source}"
+        + (" with log-variances" if header.logvar else "")
+        + ("" if video.complete else ", not finished"),
+        "frames": f"{video.frames} at {float(header.fps):g} per second on average, {len(video.cuts)} shot cuts",
+        "windows": f"{video.window_count} of {header.config.frames} frames, {header.overlap} shared; {header.tiles} clips each",
+        "shapes": f"structure, dynamics_x, dynamics_y: {shapes}",
+        "geometry": header.geometry.describe(),
+        "weights": f"{header.weights}, encoded in {header.precision}",
+        "rate": f"{header.config.compression_rate:.4%}",
     }
 
 

@@ -72,8 +72,11 @@ def test_a_call_that_fails_stops_the_rest():
 
 
 def test_an_error_of_the_block_itself_wins():
+    done: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         with Behind() as later:
             later(time.sleep, 0.01)
+            later(done.append, 1)
             raise KeyboardInterrupt
+    assert done == [1]
     assert not any(thread.name == "write behind" for thread in threading.enumerate())

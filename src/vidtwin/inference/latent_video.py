@@ -1,171 +1,235 @@
-"""The latents of a whole video, and the file that holds them: `X.vidtwin`, a safetensors file that decodes without its source."""
+"""The latent file, `X.vidtwin`, that decodes without its source.
+
+A finished file is a safetensors file (`structure`, `dynamics_x`, `dynamics_y`, their `_logvar` if asked for, `ticks`, `cuts`, and
+a JSON header in its metadata). While it is being written it is a growing file of equal records, `X.partial.vidtwin`, a record a
+window, which `LatentVideo.load` reads as well, and from which writing goes on after it was stopped.
+
+Letters: N windows, T tiles of a frame; f frames of a window.
+"""
 
 import json
-from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import lcm
+from itertools import chain
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from vidtwin.checkpoint import weights_hash
-from vidtwin.files import tensor_output
-from vidtwin.model.config import VidTwinConfig
+from vidtwin.files import check_writable
+from vidtwin.inference import records
+from vidtwin.inference.latent_stream import NAMES, Header, LatentStream, Window, first_window, latent_names
 from vidtwin.model.latents import Latents
-from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.clips import Geometry
 
-SUFFIX, KEY, VERSION = ".vidtwin", "vidtwin", 1
-NAMES = ("structure", "dynamics_x", "dynamics_y")
+SUFFIX, KEY = ".vidtwin", "vidtwin"
+ANOTHER = "encode the video again"
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Which weights latents belong to: a name for people, and `checkpoint.weights_hash`, which decides."""
-
-    name: str
-    hash: str
-
-    @classmethod
-    def of(cls, model: VidTwin, name: str = "unnamed") -> "Identity":
-        """Of a model in float32: take it before the model is cast to a lower precision."""
-        return cls(name, weights_hash(model))
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.hash[:12]})"
-
-
-@dataclass(frozen=True)
 class LatentVideo:
-    """Everything that decoding needs.
+    """A latent file, finished or still growing. Windows are read from the disk when they are asked for.
 
     Attributes:
-        latents: posterior means, float32, a batch entry for each window of config.frames frames, in order.
-        logvar: log-variances of the same shapes, if they were asked for.
-        frames: of the source; the last window holds padding beyond them.
-        fps: frames per second. times: seconds of each frame if the source's rate is not constant, else None.
-        geometry: how source frames became the model's.
-        config, weights: of the model.
-        source: file name of the video, without its folder.
+        header: what all windows share. frames: how many decode from it.
+        ticks: timestamp of each frame in units of header.clock, int64 (frames,). cuts: frames that begin a new shot.
+        complete: False for a file that is still being written, or whose writing was stopped.
     """
 
-    latents: Latents
-    logvar: Latents | None
-    frames: int
-    fps: Fraction
-    times: list[Fraction] | None
-    geometry: Geometry
-    config: VidTwinConfig
-    weights: Identity
-    source: str
-
-    def __post_init__(self) -> None:
-        expected = (self.config.structure_shape, self.config.dynamics_x_shape, self.config.dynamics_y_shape)
-        count = -(-self.frames // self.config.frames)
-        for latents in (self.latents, self.logvar):
-            if latents is not None and latents.shapes != tuple((count, *shape) for shape in expected):
-                raise ValueError(f"latents of shapes {latents.shapes} do not fit {self.frames} frames of {expected}")
-            if latents is not None and not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
-                raise ValueError(f"latents of {self.source} have NaN or infinite values; use --dtype float32, or other weights")
-        if self.times is not None and len(self.times) != self.frames:
-            raise ValueError(f"{len(self.times)} times do not fit {self.frames} frames")
-
-    @property
-    def clip_frames(self) -> list[int]:
-        """Frames of each window that are not padding: 33 frames in windows of 16 are [16, 16, 1]."""
-        f = self.config.frames
-        return [min(f, self.frames - start) for start in range(0, self.frames, f)]
-
-    def check_weights(self, weights: Identity) -> None:
-        """Raise a ValueError if these latents were not encoded with the weights of this identity."""
-        if weights.hash != self.weights.hash:
-            raise ValueError(
-                f"latents of {self.source} were encoded with weights {self.weights}, not with {weights}; "
-                "give the former with --weights"
-            )
-
-    def truncated(self, frames: int) -> "LatentVideo":
-        """The first `frames` frames, in whole windows."""
-        count = -(-frames // self.config.frames)
-        return replace(
-            self,
-            frames=frames,
-            latents=self.latents[:count],
-            logvar=None if self.logvar is None else self.logvar[:count],
-            times=None if self.times is None else self.times[:frames],
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write the file, whole or not at all."""
-        tensors = {name: t.float().cpu().contiguous() for name, t in zip(NAMES, self.latents.tensors, strict=True)}
-        if self.logvar is not None:
-            tensors |= {f"{n}_logvar": t.float().cpu().contiguous() for n, t in zip(NAMES, self.logvar.tensors, strict=True)}
-        facts: dict[str, Any] = {
-            "version": VERSION,
-            "frames": self.frames,
-            "fps": str(self.fps),
-            "geometry": self.geometry.to_dict(),
-            "config": self.config.to_dict(),
-            "weights": self.weights.name,
-            "weights_hash": self.weights.hash,
-            "source": self.source,
-        }
-        if self.times is not None:
-            clock = lcm(*(time.denominator for time in self.times))
-            tensors["times"] = torch.tensor([int(time * clock) for time in self.times], dtype=torch.int64)
-            facts["times_per_second"] = clock
-        with tensor_output(path) as partial:
-            save_file(tensors, partial, metadata={KEY: json.dumps(facts)})
+    def __init__(self, path: str | Path):
+        """As `load`."""
+        self.path = Path(path)
+        facts, self._parts = _open(self.path)
+        try:
+            self.header = Header.from_dict(facts)
+            self.complete = not isinstance(self._parts, records.Records)
+            if isinstance(self._parts, records.Records):
+                self._parts.bind(record_dtype(self.header))
+                self.ticks, self.cuts = self._parts.timing(self.header.stride)
+            else:
+                self.ticks = self._tensor("ticks").numpy()
+                self.cuts = self._tensor("cuts").tolist()
+            self.frames = len(self.ticks)
+            self._check()
+        except (KeyError, TypeError, ValueError, ArithmeticError, SafetensorError) as error:
+            raise ValueError(f"{self.path}: not a latent file that can be decoded ({error}); {ANOTHER}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> "LatentVideo":
-        """Read a file that `save` wrote.
+        """Open a file that `encode_video` wrote or is writing.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not such a file, cut short, or its parts do not fit together.
+            ValueError: not such a file, cut short, its parts do not fit together, or it holds no window yet.
         """
-        facts = read_facts(path)
+        return cls(path)
+
+    @property
+    def window_count(self) -> int:
+        """N."""
+        return self.header.windows(self.frames)
+
+    @property
+    def latents(self) -> Latents:
+        """The means of all windows, (N T, ...) each: tiles of a window next to each other. All of them in memory."""
+        return Latents.cat([self.window(index).latents for index in range(self.window_count)])
+
+    @property
+    def logvar(self) -> Latents | None:
+        """As `latents`, the log-variances; None if the file has none."""
+        parts = [self.window(index).logvar for index in range(self.window_count)]
+        return None if parts[0] is None else Latents.cat([part for part in parts if part is not None])
+
+    def window(self, index: int) -> Window:
+        """Window 0..N-1 of the file.
+
+        Raises:
+            ValueError: latents that are not finite, or a damaged record; with the file's name.
+        """
+        assert 0 <= index < self.window_count
+        f, start = self.header.config.frames, index * self.header.stride
+        ticks = tuple(self.ticks[start : start + f].tolist())
+        cuts = set(self.cuts)
+        means = Latents(*(self._latent(name, index) for name in NAMES))
+        logvar = Latents(*(self._latent(f"{name}_logvar", index) for name in NAMES)) if self.header.logvar else None
+        for latents in (means, logvar):
+            if latents is not None and not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
+                raise ValueError(f"{self.path}: window {index} has NaN or infinite values; {ANOTHER}")
+        flags = tuple(frame in cuts for frame in range(start, start + len(ticks)))
+        return Window(index, means, logvar, ticks, flags, last=index == self.window_count - 1)
+
+    def stream(self, start: int = 0, stop: int | None = None) -> LatentStream:
+        """The windows that frames start..stop-1 decode from; the first begins at or before `start`, the last ends at `stop`."""
+        stop = self.frames if stop is None else min(stop, self.frames)
+        if not 0 <= start < stop:
+            raise ValueError(f"{self.path}: has {self.frames} frames; give 0 <= start < end, start within them")
+        stride = self.header.stride
+        last = min((stop - 1) // stride, self.window_count - 1)  # the last one that frame stop - 1 is in
+        windows = (self.window(index) for index in range(first_window(start, self.header), last))
+        return LatentStream(self.header, chain(windows, [self.window(last).shortened(stop - last * stride)]), stop - start)
+
+    def frame_at(self, seconds: Fraction) -> int:
+        """The first frame shown at or after so many seconds from the first; the number of frames if there is none."""
+        tick = self.ticks[0] + seconds / self.header.clock
+        return int(np.searchsorted(self.ticks, -(-tick.numerator // tick.denominator)))
+
+    def time_of(self, frame: int | None) -> Fraction | None:
+        """When a frame is shown, in seconds on the source's clock; None for a number beyond the last one, and for None."""
+        return None if frame is None or frame >= self.frames else int(self.ticks[frame]) * self.header.clock
+
+    def _latent(self, name: str, index: int) -> Tensor:
+        if isinstance(self._parts, records.Records):
+            return torch.from_numpy(self._parts.read(index)[name].copy())
+        tiles = self.header.tiles
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_slice(name)[index * tiles : (index + 1) * tiles]
+
+    def _tensor(self, name: str) -> Tensor:
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def _check(self) -> None:
+        if self.frames == 0:
+            raise ValueError("it holds no window yet")
+        if self.ticks.dtype != np.int64 or self.ticks.ndim != 1 or bool((np.diff(self.ticks) <= 0).any()):
+            raise ValueError("times do not increase")
+        if not all(type(cut) is int and 0 < cut < self.frames for cut in self.cuts):
+            raise ValueError("shot cuts outside the video")
+        if isinstance(self._parts, records.Records):
+            return
+        for name, (_, *shape) in latent_names(self.header).items():
+            found = self._parts.get(name)
+            if found != ("F32", (self.window_count * self.header.tiles, *shape)):
+                raise ValueError(f"{name} of {found} does not fit {self.frames} frames of {tuple(shape)}")
+
+
+def record_dtype(header: Header) -> np.dtype[Any]:
+    """Of a record of the growing file."""
+    return records.record_dtype(header.config.frames, latent_names(header))
+
+
+def partial_path(path: Path) -> Path:
+    """Where a latent file grows: x.vidtwin at x.partial.vidtwin."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+class LatentWriter:
+    """Writes a latent file window by window; it has its name when it is finished, and `partial_path` until then.
+
+        with LatentWriter("x.vidtwin", header) as writer:
+            for window in windows:
+                writer.write(window)
+
+    If the block ends by an error, what was written stays for `resume` if it is at least a window.
+
+    Attributes:
+        count: windows that are there.
+
+    Raises:
+        ValueError: with `resume`, what is there was begun with other options. OSError: `path` cannot be written.
+    """
+
+    def __init__(self, path: str | Path, header: Header, resume: bool = False):
+        self.path, self.header = Path(path), header
+        check_writable(self.path)
+        self._records = records.RecordWriter(partial_path(self.path), header.to_dict(), record_dtype(header), resume)
+
+    def __enter__(self) -> "LatentWriter":
+        return self
+
+    @property
+    def count(self) -> int:
+        return self._records.count
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last window is there."""
+        return self._records.read().finished
+
+    @property
+    def ticks(self) -> np.ndarray:
+        """Timestamps of the frames that are there."""
+        return self._records.read().timing(self.header.stride)[0]
+
+    def write(self, window: Window) -> None:
+        """Append the next window. Raises OSError, in one line."""
+        assert window.index == self.count
+        both = [window.latents] if window.logvar is None else [window.latents, window.logvar]
+        tensors = [tensor.numpy() for latents in both for tensor in latents.tensors]
         try:
-            if facts["version"] != VERSION:
-                raise ValueError(f"format version {facts['version']}; this vidtwin reads version {VERSION}")
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            logvar = [tensors[f"{name}_logvar"] for name in NAMES if f"{name}_logvar" in tensors]
-            times = None
-            if "times" in tensors:
-                times = [Fraction(tick, facts["times_per_second"]) for tick in tensors["times"].tolist()]
-            return cls(
-                latents=Latents(*(tensors[name] for name in NAMES)),
-                logvar=Latents(*logvar) if logvar else None,
-                frames=int(facts["frames"]),
-                fps=Fraction(facts["fps"]),
-                times=times,
-                geometry=Geometry.from_dict(facts["geometry"]),
-                config=VidTwinConfig.from_dict(facts["config"]),
-                weights=Identity(str(facts["weights"]), str(facts["weights_hash"])),
-                source=Path(str(facts["source"])).name,
-            )
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path}: not a latent file that can be decoded ({reason}); encode the video again") from error
+            arrays = dict(zip(latent_names(self.header), tensors, strict=True))
+            self._records.append(len(window.ticks), window.last, window.ticks, window.cuts, arrays)
+        except OSError as error:
+            raise OSError(f"{self.path}: writing failed ({error.strerror}); free some space and go on with --resume") from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None:
+                found = self._records.read()
+                ticks, cuts = found.timing(self.header.stride)
+                extra = {"ticks": ticks, "cuts": np.array(cuts, np.int64)}
+                facts = json.dumps(self.header.to_dict())
+                records.write_safetensors(self.path, found, latent_names(self.header), extra, facts, KEY)
+        except BaseException:
+            self._records.close(keep=True)
+            raise
+        self._records.close(keep=error is not None)
 
 
-def read_facts(path: str | Path) -> dict[str, Any]:
-    """The metadata of a latent file, without its tensors."""
-    if not Path(path).is_file():
+def _open(path: Path) -> tuple[Any, "records.Records | dict[str, tuple[str, tuple[int, ...]]]"]:
+    """The header as it is in the file, and its records, or dtype and shape of each of its tensors."""
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a {SUFFIX} file that `vidtwin encode` wrote")
+    if records.is_records(path):
+        found = records.Records(path)
+        return found.facts, found
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[KEY])
-    except (SafetensorError, KeyError, ValueError) as error:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return json.loads((file.metadata() or {})[KEY]), {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a latent file, or cut short; give a {SUFFIX} file that `vidtwin encode` wrote") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path}: not a latent file; its metadata is not a mapping")
-    return facts
 
 
 def is_latent_file(path: str | Path) -> bool:

@@ -71,13 +71,12 @@ class Behind:
             later(writer.write, frames)
 
     The block ends when all of them are done. What one of them raises is raised by the next call or by the end of the block, and
-    the calls after it are not done. If the block ends by an error of its own, waiting calls are dropped.
+    the calls after it are not done. If the block ends by an error of its own, waiting calls are still done, and their errors lost.
     """
 
     def __init__(self, depth: int = 2):
         self._waiting: queue.Queue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
-        self._dropped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="write behind", daemon=True)
 
     def __enter__(self) -> "Behind":
@@ -90,8 +89,6 @@ class Behind:
         self._waiting.put((function, arguments))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
-            self._dropped.set()
         self._waiting.put(None)
         self._thread.join()
         if error is None:
@@ -103,7 +100,7 @@ class Behind:
 
     def _work(self) -> None:
         while (call := self._waiting.get()) is not None:
-            if self._error is None and not self._dropped.is_set():
+            if self._error is None:
                 function, arguments = call
                 try:
                     function(*arguments)

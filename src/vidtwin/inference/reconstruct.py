@@ -2,23 +2,36 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
+from itertools import tee
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vidtwin.evaluation.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
 from vidtwin.files import check_writable
-from vidtwin.inference.latent_video import Identity, LatentVideo
-from vidtwin.inference.windows import Progress, decode_windows, encode_video, iter_windows, window_clip, write_video
+from vidtwin.inference.decode import Decoded, Decoder, Output, span_of
+from vidtwin.inference.encode import Progress, encode_stream, plan_header
+from vidtwin.inference.engine import Engine
+from vidtwin.inference.latent_stream import Identity, LatentStream, Window, first_window
+from vidtwin.inference.pipeline import Behind
 from vidtwin.model.latents import Latents
-from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.clips import content, from_clip
+from vidtwin.model.vidtwin import Part, VidTwin
+from vidtwin.video.clips import Geometry, content, from_clip
+from vidtwin.video.orientation import Orientation
 from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
+from vidtwin.video.read import probe
+from vidtwin.video.tiles import Fit
 
 PANELS = ("original", "reconstruction", "structure only", "dynamics only")
+PARTS: tuple[Part, Part] = ("structure", "dynamics")
+CHECKPOINT_FRAMES = 64  # a key frame, and a place to go on from, every so many frames, to the end of a window
 
 
 @dataclass(frozen=True)
@@ -26,8 +39,10 @@ class Report:
     """What a reconstruction was and how good it is.
 
     `psnr` (dB, per frame, mean; capped at 80) and `ssim` compare the model's output with its input, resized frames in [0, 1],
-    without padding and before H.264. `ssim` is None for pictures under 11 pixels. `latent_values` are of the whole video;
-    `compression_rate` is the model's (values per clip / 3 F H W). `seconds` include reading and writing.
+    without padding and before they are compressed; for tiles, whole pictures of 8 bits. `ssim` is None for pictures under 11
+    pixels. `latent_values` are of the whole video; `compression_rate` is the model's (values per clip / 3 F H W). `cuts` are shot
+    cuts. `plan` says how clips went through the model. `notes`: what of the source is not kept, and what was done otherwise than
+    asked. `seconds` include reading and writing, of this run.
     """
 
     frames: int
@@ -35,148 +50,264 @@ class Report:
     source_size: tuple[int, int]
     output_size: tuple[int, int]
     geometry: str
+    cuts: int
     latent_values: int
     compression_rate: float
+    plan: str
     psnr: float
     ssim: float | None
     seconds: float
+    frames_done: int
+    notes: tuple[str, ...]
 
     def table(self) -> str:
         """The report as aligned lines for people."""
         (H, W), (h, w) = self.source_size, self.output_size
         rows = {
-            "frames": f"{self.frames} at {float(self.fps):g} per second",
+            "frames": f"{self.frames} at {float(self.fps):g} per second, {self.cuts} shot cuts",
             "size": f"{W}x{H} in, {w}x{h} out",
             "geometry": self.geometry,
+            "clips": self.plan,
             "latent values": f"{self.latent_values}",
             "rate": f"{self.compression_rate:.4%} of the model's input values",
             "PSNR": f"{self.psnr:.2f} dB",
             "SSIM": "not measured: the picture is smaller than 11 pixels" if self.ssim is None else f"{self.ssim:.4f}",
-            "seconds": f"{self.seconds:.1f} ({self.frames / self.seconds:.1f} frames per second)",
+            "seconds": f"{self.seconds:.1f} ({self.frames_done / self.seconds:.1f} frames per second)",
         }
-        return "\n".join(f"{name:14}{value}" for name, value in rows.items())
+        lines = [f"{name:14}{value}" for name, value in rows.items()]
+        return "\n".join([*lines, *(f"{'note':14}{note}" for note in self.notes)])
+
+
+@dataclass
+class Tally:
+    """Sums over the frames that are done; a checkpoint holds it."""
+
+    frames: int = 0
+    cuts: int = 0
+    psnr: float = 0.0
+    ssim: float = 0.0
+
+    def add(self, window: Window, decoded: Decoded, geometry: Fit) -> None:
+        """Frames of a window, against the pixels that were encoded."""
+        begin = window.ticks.index(decoded.ticks[0])
+        end = begin + len(decoded.ticks)
+        for x, y in _pairs(window, decoded, begin, end, geometry):
+            self.psnr += sum(frame_psnr(x, y).tolist())
+            if min(x.shape[-2:]) >= SSIM_WINDOW:
+                self.ssim += sum(frame_ssim(x, y).tolist())
+        self.cuts += sum(window.cuts[begin:end])
+        self.frames += end - begin
+
+
+def _pairs(window: Window, decoded: Decoded, begin: int, end: int, geometry: Fit) -> Iterator[tuple[Tensor, Tensor]]:
+    """Clips (3, n, h, w) in [-1, 1] to compare: all frames at once, or one by one if they are large."""
+    if isinstance(geometry, Geometry):
+        assert isinstance(window.pixels, Tensor) and decoded.clip is not None
+        yield content(window.pixels[:, begin:end], geometry), content(decoded.clip, geometry)
+        return
+    assert isinstance(window.pixels, np.ndarray)
+    for pair in zip(window.pixels[begin:end], decoded.frames, strict=True):
+        x, y = (torch.from_numpy(frame).permute(2, 0, 1)[:, None] / 127.5 - 1 for frame in pair)
+        yield x, y
 
 
 def reconstruct(
-    model: VidTwin,
+    model: VidTwin | Engine,
     path: str | Path,
     out: str | Path,
     *,
     policy: str = "crop",
+    tile_overlap: int | None = None,
+    overlap: int = 0,
     start: int = 0,
     stop: int | None = None,
     panels: bool = False,
-    crf: int = 18,
+    output: Output | None = None,
     weights: Identity | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Encode and decode a whole video; with `panels`, write original | reconstruction | structure only | dynamics only.
+    """Encode and decode a video; with `panels`, write original | reconstruction | structure only | dynamics only.
 
-    `weights` is as in `encode_video`: give it if it is known, it saves hashing them. `progress` is called twice per frame: when
-    it was encoded and when it was decoded.
+    Reading, the model and writing work side by side, and memory does not depend on the length. Every 64 frames what is done is
+    made safe in a folder beside `out`; after a run was stopped, `resume` goes on from there and ends with the same bytes as a run
+    that was not.
+
+    Args:
+        model: its own precision, or an `Engine` with those wanted.
+        path, policy, tile_overlap, overlap, start, stop, weights: as in `encode_video`.
+        output: how it is written; by default by the name of `out`, without sound.
+        progress: called with the number of frames that were done.
 
     Raises:
         OSError, ValueError: the video cannot be read or the output not written; one line with the remedy.
     """
-    check_writable(out)
     begun = time.perf_counter()
-    video = encode_video(model, path, policy=policy, start=start, stop=stop, weights=weights, progress=progress)
-    geometry, size = video.geometry, video.config.frames
-    decibels: list[float] = []
-    similarity: list[float] = []
-
-    def windows() -> Iterator[np.ndarray]:
-        decoded = [decode_windows(model, video)]
-        if panels:
-            decoded += [decode_windows(model, video, "structure"), decode_windows(model, video, "dynamics")]
-        for window, *clips in zip(iter_windows(path, size, start, stop), *decoded, strict=True):
-            x = window_clip(window, geometry, size)[0][:, : len(window)]
-            a, b = content(x, geometry), content(clips[0][0], geometry)
-            decibels.extend(frame_psnr(a, b).tolist())
-            if min(a.shape[-2:]) >= SSIM_WINDOW:
-                similarity.extend(frame_ssim(a, b).tolist())
-            frames = [from_clip(clip, geometry) for clip in (x, *(clip[0] for clip in clips))]
-            yield side_by_side(dict(zip(PANELS, frames, strict=True))) if panels else frames[1]
-
+    output = output or Output()
+    check_writable(out)
+    engine, info = Engine.of(model), probe(path)
+    identity = weights or Identity.of(engine.model)
+    header = plan_header(engine, info, identity, policy=policy, tile_overlap=tile_overlap, overlap=overlap, start=start)
+    geometry = header.geometry
     height, width = geometry.output_size
-    write_size = (height + LABEL_HEIGHT, len(PANELS) * width) if panels else (height, width)
-    write_video(out, windows(), video, crf, write_size, progress)
+    size = (height + LABEL_HEIGHT, len(PANELS) * width) if panels else (height, width)
+    job = {
+        "header": header.to_dict(),
+        "stop": stop,
+        "panels": panels,
+        "encoding": asdict(output.encoding),
+        "sound": output.source is not None,
+        "dtype": str(engine.plan.dtype),
+        "batch": engine.plan.batch,
+    }
+    more: dict[str, Any] = {"job": job, "resume": resume} | ({"orientation": Orientation()} if panels else {})
+    with output.writer(out, header, size, start == 0, **more) as writer:
+        tally = Tally(**(writer.state or {}))
+        resumed, saved, ticks = tally.frames, tally.frames, np.array(writer.ticks, np.int64)
+        if progress and resumed:
+            progress(resumed)
+        first = first_window(resumed, header)
+        stream = encode_stream(engine, path, header, stop, first, ticks[: first * header.stride], keep_pixels=True)
+        decoders = [Decoder(engine, header), *((Decoder(engine, header, part) for part in PARTS) if panels else ())]
+        with Behind() as later:
+            for window in stream.windows:
+                parts = [decoder(window).since(resumed) for decoder in decoders]
+                if not parts[0].ticks:  # what is done; only what the next window fades from was missing
+                    continue
+                tally.add(window, parts[0], geometry)
+                frames = _row(window, parts, geometry) if panels else parts[0].frames
+                later(writer.write, frames, parts[0].ticks)
+                if tally.frames - saved >= CHECKPOINT_FRAMES and not window.last:
+                    later(writer.checkpoint, asdict(tally))
+                    saved = tally.frames
+                if progress:
+                    progress(len(parts[0].ticks))
+        if start or stop is not None:
+            writer.span = span_of(writer.ticks, header, start > 0, stop is not None)
     return Report(
-        frames=video.frames,
-        fps=video.fps,
+        frames=tally.frames,
+        fps=header.fps,
         source_size=geometry.source,
         output_size=(height, width),
         geometry=geometry.describe(),
-        latent_values=sum(map(prod, video.latents.shapes)),
-        compression_rate=video.config.compression_rate,
-        psnr=float(np.mean(decibels)),
-        ssim=float(np.mean(similarity)) if similarity else None,
+        cuts=tally.cuts,
+        latent_values=header.windows(tally.frames) * sum(map(prod, header.shapes)),
+        compression_rate=header.config.compression_rate,
+        plan=engine.plan.describe(),
+        psnr=tally.psnr / tally.frames,
+        ssim=tally.ssim / tally.frames if min(content_size(geometry)) >= SSIM_WINDOW else None,
         seconds=time.perf_counter() - begun,
+        frames_done=tally.frames - resumed,
+        notes=(*info.notes, *engine.notes, *writer.notes),
     )
 
 
-def swap(structure: LatentVideo, dynamics: LatentVideo) -> LatentVideo:
+def _row(window: Window, parts: list[Decoded], geometry: Fit) -> np.ndarray:
+    """Original and decoded frames side by side."""
+    begin = window.ticks.index(parts[0].ticks[0])
+    assert window.pixels is not None
+    if isinstance(window.pixels, Tensor):
+        assert isinstance(geometry, Geometry)
+        original = from_clip(window.pixels[:, begin : begin + len(parts[0].ticks)], geometry)
+    else:
+        original = window.pixels[begin : begin + len(parts[0].ticks)]
+    return side_by_side(dict(zip(PANELS, (original, *(part.frames for part in parts)), strict=True)))
+
+
+def swap(structure: LatentStream, dynamics: LatentStream) -> LatentStream:
     """The Structure of one video with the Dynamics of another (the paper's cross-reenactment, Sec. 4.4).
 
     Frames, timing and geometry are those of `structure`, cut to the shorter of the two.
 
     Raises:
-        ValueError: the two were encoded with different weights.
+        ValueError: the two were encoded with different weights, overlap or number of tiles.
     """
-    dynamics.check_weights(structure.weights)
-    frames = min(structure.frames, dynamics.frames)
-    a, b = structure.truncated(frames), dynamics.truncated(frames)
-    return replace(a, latents=Latents(a.latents.structure, b.latents.dynamics_x, b.latents.dynamics_y), logvar=None)
+
+    def mix(a: Window, b: Window) -> Window:
+        return replace(a, latents=Latents(a.latents.structure, b.latents.dynamics_x, b.latents.dynamics_y), logvar=None)
+
+    return _paired(structure, dynamics, (mix(a, b) for a, b in _pairs_of_windows(structure, dynamics)))
 
 
-def interpolate(a: LatentVideo, b: LatentVideo, steps: int, part: str = "both") -> list[LatentVideo]:
+def interpolate(a: LatentStream, b: LatentStream, steps: int, part: str = "both") -> list[LatentStream]:
     """`steps` videos from `a` to `b`, linear in the latents: both, or "structure" or "dynamics" alone (the other stays a's).
 
-    Frames, timing and geometry are those of `a`, cut to the shorter of the two.
+    Frames, timing and geometry are those of `a`, cut to the shorter of the two. Take the windows of all of them in step: what one
+    is ahead of another stays in memory.
 
     Raises:
-        ValueError: steps < 2, an unknown part, or two videos of different weights.
+        ValueError: steps < 2, an unknown part, or videos that do not go together, as in `swap`.
     """
     if steps < 2:
         raise ValueError(f"--steps {steps}: give at least 2, the two videos themselves")
-    if part not in ("both", "structure", "dynamics"):
+    if part not in ("both", *PARTS):
         raise ValueError(f"--part {part}: choose both, structure or dynamics")
-    b.check_weights(a.weights)
-    frames = min(a.frames, b.frames)
-    a, b = a.truncated(frames), b.truncated(frames)
-    videos = []
-    for step in range(steps):
-        mixed = a.latents.lerp(b.latents, step / (steps - 1))
+
+    def mix(weight: float, pair: tuple[Window, Window]) -> Window:
+        first, second = pair
+        mixed = first.latents.lerp(second.latents, weight)
         if part == "structure":
-            mixed = Latents(mixed.structure, a.latents.dynamics_x, a.latents.dynamics_y)
+            mixed = Latents(mixed.structure, first.latents.dynamics_x, first.latents.dynamics_y)
         if part == "dynamics":
-            mixed = Latents(a.latents.structure, mixed.dynamics_x, mixed.dynamics_y)
-        videos.append(replace(a, latents=mixed, logvar=None))
-    return videos
+            mixed = Latents(first.latents.structure, mixed.dynamics_x, mixed.dynamics_y)
+        return replace(first, latents=mixed, logvar=None)
+
+    copies = tee(_pairs_of_windows(a, b), steps)
+    return [_paired(a, b, map(partial(mix, step / (steps - 1)), pairs)) for step, pairs in enumerate(copies)]
+
+
+def _paired(a: LatentStream, b: LatentStream, windows: Iterator[Window]) -> LatentStream:
+    b.header.check_weights(a.header.weights)
+    for what in ("overlap", "tiles"):
+        here, there = getattr(a.header, what), getattr(b.header, what)
+        if here != there:
+            raise ValueError(f"{a.header.source} has {what} {here}, {b.header.source} {there}; encode both alike")
+    known = a.frames is not None and b.frames is not None
+    return LatentStream(a.header, windows, min(a.frames or 0, b.frames or 0) if known else None)
+
+
+def _pairs_of_windows(a: LatentStream, b: LatentStream) -> Iterator[tuple[Window, Window]]:
+    """Windows of both, cut to the shorter one."""
+    for first, second in zip(a.windows, b.windows, strict=False):
+        frames, last = min(len(first.ticks), len(second.ticks)), first.last or second.last
+        yield replace(first.shortened(frames), last=last), replace(second.shortened(frames), last=last)
+        if last:
+            return
 
 
 def decode_row(
-    model: VidTwin,
-    videos: list[LatentVideo],
+    model: VidTwin | Engine,
+    streams: list[LatentStream],
     out: str | Path,
     *,
-    crf: int = 18,
+    output: Output | None = None,
     weights: Identity | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Decode at least two videos of equal length next to each other, from the first to the last.
+) -> list[str]:
+    """Decode at least two videos of equal length next to each other, from the first to the last; returns as `decode_video`.
 
     Raises:
         ValueError: as `decode_video`; more videos than fit a row. OSError: `out` cannot be written.
     """
-    identity = weights or Identity.of(model)
-    for video in videos:
-        video.check_weights(identity)
-    geometry = videos[0].geometry
-    labels = [f"{index / (len(videos) - 1):.2f}" for index in range(len(videos))]
-    rows = zip(*(decode_windows(model, video) for video in videos), strict=True)
-    frames = (
-        side_by_side({label: from_clip(clip[0], geometry) for label, clip in zip(labels, clips, strict=True)}) for clips in rows
-    )
-    height, width = geometry.output_size
-    write_video(out, frames, videos[0], crf, (height + LABEL_HEIGHT, len(videos) * width), progress)
+    engine, header = Engine.of(model), streams[0].header
+    identity = weights or Identity.of(engine.model)
+    for stream in streams:
+        stream.header.check_weights(identity)
+    labels = [f"{index / (len(streams) - 1):.2f}" for index in range(len(streams))]
+    decoders = [Decoder(engine, header) for _ in streams]
+    height, width = header.geometry.output_size
+    size = height + LABEL_HEIGHT, len(streams) * width
+    with (output or Output()).writer(out, header, size, True, orientation=Orientation()) as writer, Behind() as later:
+        for windows in zip(*(stream.windows for stream in streams), strict=True):
+            row = [decoder(window) for decoder, window in zip(decoders, windows, strict=True)]
+            later(writer.write, side_by_side(dict(zip(labels, (d.frames for d in row), strict=True))), row[0].ticks)
+            if progress:
+                progress(len(row[0].ticks))
+    return writer.notes
+
+
+def content_size(geometry: Fit) -> tuple[int, int]:
+    """(height, width) of the pixels that are compared."""
+    if isinstance(geometry, Geometry):
+        return geometry.resized if geometry.policy == "pad" else geometry.model
+    return geometry.source

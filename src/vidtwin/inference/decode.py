@@ -1,0 +1,184 @@
+"""Latents to video: windows -> frames -> file, one window in memory.
+
+Where windows share frames, one fades into the next, but never across a shot cut: there the picture changes from the one to the
+other. Where tiles share pixels, they are blended (`video.tiles`). Padding is cut away, so that N frames in are N frames out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidtwin.inference.encode import Progress
+from vidtwin.inference.engine import Engine
+from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window
+from vidtwin.inference.latent_video import LatentVideo
+from vidtwin.inference.pipeline import Behind, ahead
+from vidtwin.model.vidtwin import Part, VidTwin
+from vidtwin.video.clips import from_clip
+from vidtwin.video.encoding import Encoding
+from vidtwin.video.read import probe
+from vidtwin.video.tiles import Tiling
+from vidtwin.video.write import VideoWriter
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Finished frames of a video, from number `first` on.
+
+    Attributes:
+        frames: uint8 (n, H, W, 3) as they are written. ticks: their timestamps.
+        clip: the same as the model gives them, (3, n, h, w) in [-1, 1]; None for tiles.
+    """
+
+    first: int
+    frames: np.ndarray
+    ticks: tuple[int, ...]
+    clip: Tensor | None
+
+    def since(self, frame: int) -> "Decoded":
+        """Without the frames before number `frame`."""
+        skip = max(0, frame - self.first)
+        clip = None if self.clip is None else self.clip[:, skip:]
+        return Decoded(self.first + skip, self.frames[skip:], self.ticks[skip:], clip)
+
+
+class Decoder:
+    """Decodes windows of a video in order; keeps what the next one fades from."""
+
+    def __init__(self, engine: Engine, header: Header, only: Part | None = None):
+        self._engine, self._header, self._only = engine, header, only
+        self._tails: dict[int, Tensor] = {}  # of each band of rows, by its top: (3, overlap, rows, W)
+
+    def __call__(self, window: Window) -> Decoded:
+        """The frames that this window finishes. Raises ValueError for what is not finite, and MemoryError, as `Engine.decode`."""
+        header, fit = self._header, self._header.geometry
+        clips = self._engine.decode(window.latents, self._only)
+        count = len(window.ticks) if window.last else header.stride
+        first, ticks = window.index * header.stride, window.ticks[:count]
+        if isinstance(fit, Tiling):
+            frames = np.empty((count, *fit.output_size, 3), np.uint8)
+            for top, pixels in fit.merge(clips):
+                rows = self._faded(top, pixels, window)[:, :count]
+                levels = ((rows.clamp(-1, 1) + 1) * 127.5).round_().to(torch.uint8)
+                frames[:, top : top + rows.shape[2]] = levels.permute(1, 2, 3, 0).numpy()
+            return Decoded(first, frames, ticks, None)
+        (clip,) = clips
+        clip = self._faded(0, clip, window)[:, :count]
+        return Decoded(first, from_clip(clip, fit), ticks, clip)
+
+    def _faded(self, top: int, pixels: Tensor, window: Window) -> Tensor:
+        """(3, f, rows, W), its first frames faded in from the window before; its last ones are kept for the next."""
+        shared = self._header.overlap
+        if not shared:
+            return pixels
+        if top in self._tails:
+            weights = fade(window.cuts[:shared], shared)[:, None, None]
+            fading = torch.lerp(self._tails[top], pixels[:, :shared], weights)
+            pixels = torch.cat([fading, pixels[:, shared:]], dim=1)
+        self._tails[top] = pixels[:, self._header.stride :].clone()
+        return pixels
+
+
+def fade(cuts: tuple[bool, ...], shared: int) -> Tensor:
+    """Weights (shared,) of the later of two windows in the frames that both hold: a ramp, fade of 3 frames is [1/4, 2/4, 3/4].
+
+    If a frame but the first of them begins a new shot (`cuts`), the later window counts fully from there on and not at all before.
+    """
+    change = next((index for index, cut in enumerate(cuts) if cut and index > 0), None)
+    if change is not None:
+        return (torch.arange(shared) >= change).float()
+    return (torch.arange(shared) + 1) / (shared + 1)
+
+
+def decode_windows(engine: Engine, stream: LatentStream, only: Part | None = None, start: int = 0) -> Iterator[Decoded]:
+    """The frames of a stream from number `start` on, window by window."""
+    decoder = Decoder(engine, stream.header, only)
+    for window in stream.windows:
+        decoded = decoder(window).since(start)
+        if len(decoded.frames):
+            yield decoded
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a video is written, and what of the source goes with it.
+
+    Attributes:
+        encoding: codec and quality.
+        source: the video whose sound, subtitles and chapters are copied; None for none.
+    """
+
+    encoding: Encoding = field(default_factory=Encoding)
+    source: Path | None = None
+
+    def writer(
+        self,
+        out: str | Path,
+        header: Header,
+        size: tuple[int, int],
+        from_start: bool,
+        **more: Any,
+    ) -> VideoWriter:
+        """For frames of (height, width) with the timing, pixel aspect and orientation of `header`.
+
+        What comes first of the source, sound or picture, is at 0 in the output; the first frame, if the frames do not begin where
+        the source does (`from_start`), or without sound.
+        """
+        return VideoWriter(
+            out,
+            header.fps,
+            size,
+            self.encoding,
+            clock=header.clock,
+            pixel_aspect=header.pixel_aspect,
+            **({"orientation": header.orientation} | more),
+            source=self.source,
+            origin=max(Fraction(0), probe(self.source).start_time) if self.source is not None and from_start else None,
+        )
+
+
+def span_of(ticks: Sequence[int], header: Header, begins: bool, ends: bool) -> tuple[Fraction | None, Fraction | None]:
+    """When the first frame is shown and the last is over, in seconds of the source; None for an end that is the source's."""
+    first, last = ticks[0] * header.clock, ticks[-1] * header.clock + 1 / header.fps
+    return first if begins else None, last if ends else None
+
+
+def decode_video(
+    model: VidTwin | Engine,
+    video: LatentVideo | LatentStream,
+    out: str | Path,
+    *,
+    only: Part | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    output: Output | None = None,
+    weights: Identity | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Decode latents to a video file with the source's number of frames and timing; returns what could not be kept of it.
+
+    `start`, `stop`: frames start..stop-1 of a latent file; only the windows that they need are read.
+
+    Raises:
+        ValueError: the latents are of other weights or of another config, or decode to NaN; a range outside the video.
+        OSError: `out` cannot be written.
+    """
+    engine = Engine.of(model)
+    stream = video if isinstance(video, LatentStream) else video.stream(start, stop)
+    stream.header.check_weights(weights or Identity.of(engine.model))
+    header, output = stream.header, output or Output()
+    with output.writer(out, header, header.geometry.output_size, start == 0) as writer:
+        with Behind() as later:
+            reading = LatentStream(header, ahead(stream.windows), stream.frames)
+            for decoded in decode_windows(engine, reading, only, start):
+                later(writer.write, decoded.frames, decoded.ticks)
+                if progress:
+                    progress(len(decoded.ticks))
+        writer.span = span_of(writer.ticks, header, start > 0, stop is not None)
+    return writer.notes

@@ -1,0 +1,222 @@
+"""Whole videos to latents: file -> windows -> latents, one window in memory.
+
+A video is cut into windows of f = config.frames frames. Each window shares `overlap` frames with the one before (none by default);
+the last is padded by repeating its last frame. Windows, and the tiles of policy "tile", go through the model apart, so that
+encoding and decoding later gives exactly what doing both at once gives. Frames are read ahead in a thread.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidtwin.inference.engine import Engine, name
+from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window
+from vidtwin.inference.latent_video import LatentVideo, LatentWriter
+from vidtwin.inference.pipeline import ahead
+from vidtwin.model.vidtwin import VidTwin
+from vidtwin.video.clips import Geometry, to_clip
+from vidtwin.video.read import VideoInfo, iter_frames, probe
+from vidtwin.video.shots import MEMORY, CutDetector
+from vidtwin.video.tiles import POLICY, Tiling, plan_fit
+
+Progress = Callable[[int], object]  # called with the number of frames just done
+
+
+def plan_header(
+    engine: Engine,
+    info: VideoInfo,
+    weights: Identity,
+    *,
+    policy: str = "crop",
+    tile_overlap: int | None = None,
+    overlap: int = 0,
+    start: int = 0,
+    logvar: bool = False,
+) -> Header:
+    """What the latents of a video will share. Raises ValueError for a policy or an overlap that cannot be."""
+    config = engine.config
+    size = info.stored_size if policy == POLICY else (info.height, info.width)
+    fit = plan_fit(policy, size, (config.height, config.width), tile_overlap)
+    return Header(
+        fps=info.fps,
+        clock=info.time_base,
+        geometry=fit,
+        overlap=overlap,
+        pixel_aspect=info.pixel_aspect if policy == POLICY else Fraction(1),
+        orientation=info.orientation if policy == POLICY else type(info.orientation)(),
+        config=config,
+        weights=weights,
+        precision=name(engine.plan.encode_dtype),
+        logvar=logvar,
+        source=Path(str(info.path)).name,
+        source_bytes=info.path.stat().st_size if isinstance(info.path, Path) and info.path.is_file() else 0,
+        first_frame=start,
+    )
+
+
+@dataclass(frozen=True)
+class SourceWindow:
+    """Frames of a window: pixels (3, n, h, w) fitted to the model, or uint8 (n, H, W, 3) for tiles; the rest as in `Window`."""
+
+    index: int
+    pixels: Tensor | np.ndarray
+    ticks: tuple[int, ...]
+    cuts: tuple[bool, ...]
+    last: bool
+
+
+def source_windows(
+    path: str | Path, header: Header, stop: int | None = None, first: int = 0, ticks: np.ndarray | None = None
+) -> Iterator[SourceWindow]:
+    """Windows `first`, `first` + 1, ... of frames header.first_frame..stop-1 of a video.
+
+    `ticks`: timestamps of the frames before window `first`, if they are known; they save decoding the file from its start.
+    """
+    f, stride, fit = header.config.frames, header.stride, header.geometry
+    before = min(first * stride, MEMORY)  # frames that the detector of cuts wants to have seen
+    begin = first * stride - before
+    last_pts = int(ticks[begin - 1]) if ticks is not None and 0 < begin <= len(ticks) else None
+    frames = iter_frames(path, header.first_frame + begin, stop, square_pixels=isinstance(fit, Geometry), last_pts=last_pts)
+    is_cut = CutDetector()
+    window = _Growing(first, header)
+    for number, frame in enumerate(frames):
+        cut = is_cut(frame.image)
+        if number < before:
+            continue
+        if window.count == f:
+            yield window.finished(last=False)
+            window = window.next()
+        window.add(frame.image, frame.pts, cut)
+    yield window.finished(last=True)
+
+
+class _Growing:
+    """A window that is being filled."""
+
+    def __init__(self, index: int, header: Header):
+        self.index, self.header, self.count = index, header, 0
+        (h, w), f = header.geometry.model, header.config.frames
+        self.tiled = isinstance(header.geometry, Tiling)
+        self.frames = np.empty((f, *header.geometry.source, 3), np.uint8) if self.tiled else np.empty(0)
+        self.clip = torch.empty(0) if self.tiled else torch.empty(3, f, h, w)
+        self.ticks: list[int] = []
+        self.cuts: list[bool] = []
+
+    def add(self, image: np.ndarray, tick: int, cut: bool) -> None:
+        fit = self.header.geometry
+        if isinstance(fit, Geometry):
+            self.clip[:, self.count] = to_clip(image[None], fit)[:, 0]
+        else:
+            self.frames[self.count] = image
+        self.ticks.append(tick)
+        self.cuts.append(cut)
+        self.count += 1
+
+    def next(self) -> "_Growing":
+        """The window after this full one, with the frames that both share."""
+        following, shared = _Growing(self.index + 1, self.header), self.header.overlap
+        if shared:
+            following.ticks, following.cuts, following.count = self.ticks[-shared:], self.cuts[-shared:], shared
+            if self.tiled:
+                following.frames[:shared] = self.frames[-shared:]
+            else:
+                following.clip[:, :shared] = self.clip[:, -shared:]
+        return following
+
+    def finished(self, last: bool) -> SourceWindow:
+        pixels = self.frames[: self.count] if self.tiled else self.clip[:, : self.count]
+        return SourceWindow(self.index, pixels, tuple(self.ticks), tuple(self.cuts), last)
+
+
+def padded(clip: Tensor, frames: int) -> Tensor:
+    """(3, n, h, w) with the last frame repeated up to (3, frames, h, w)."""
+    missing = frames - clip.shape[1]
+    return clip if missing == 0 else torch.cat([clip, clip[:, -1:].expand(-1, missing, -1, -1)], dim=1)
+
+
+def encode_stream(
+    model: VidTwin | Engine,
+    path: str | Path,
+    header: Header,
+    stop: int | None = None,
+    first: int = 0,
+    ticks: np.ndarray | None = None,
+    keep_pixels: bool = False,
+) -> LatentStream:
+    """Windows `first`, ... of a video (`source_windows`), encoded as they are asked for; with their pixels if `keep_pixels`.
+
+    Raises (when windows are asked for):
+        OSError, ValueError: the video cannot be read, or latents are not finite; one line that names the remedy.
+    """
+    engine, fit, f = Engine.of(model), header.geometry, header.config.frames
+
+    def encode(source: SourceWindow) -> Window:
+        def clip(index: int) -> Tensor:
+            pixels = fit.cut(source.pixels, index) if isinstance(source.pixels, np.ndarray) else source.pixels
+            return padded(pixels, f)
+
+        posterior = engine.encode(header.tiles, clip)
+        logvar = posterior.logvar if header.logvar else None
+        pixels = source.pixels if keep_pixels else None
+        return Window(source.index, posterior.mean, logvar, source.ticks, source.cuts, source.last, pixels)
+
+    return LatentStream(header, map(encode, ahead(source_windows(path, header, stop, first, ticks))))
+
+
+def encode_video(
+    model: VidTwin | Engine,
+    path: str | Path,
+    out: str | Path,
+    *,
+    policy: str = "crop",
+    tile_overlap: int | None = None,
+    overlap: int = 0,
+    start: int = 0,
+    stop: int | None = None,
+    logvar: bool = False,
+    weights: Identity | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> LatentVideo:
+    """Encode frames start..stop-1 (default: all) of a video to a latent file.
+
+    Args:
+        model: its own precision, or an `Engine` with those wanted.
+        path: a video. out: the file to write; until it is finished it grows at `latent_video.partial_path`.
+        policy: how frames are fitted to the model: "crop", "squash", "pad" (`video.clips.Geometry`), or "tile" (`video.tiles`).
+        tile_overlap: pixels that neighbouring tiles share; default a quarter of the model's size.
+        overlap: frames that a window shares with the one before, 0 to f / 2; decoding fades over them.
+        logvar: store log-variances beside the means.
+        weights: needed if the model was cast to a lower precision (`Identity.of` before it).
+        resume: go on after the last whole window of a run that was stopped; the file is the same as if it had not been.
+        progress: called with the number of frames that each window adds.
+
+    Raises:
+        OSError, ValueError: the video cannot be read, latents are not finite, or `out` cannot be written; one line with the remedy.
+    """
+    engine = Engine.of(model)
+    header = plan_header(
+        engine,
+        probe(path),
+        weights or Identity.of(engine.model),
+        policy=policy,
+        tile_overlap=tile_overlap,
+        overlap=overlap,
+        start=start,
+        logvar=logvar,
+    )
+    with LatentWriter(out, header, resume) as writer:
+        ticks = writer.ticks
+        if progress and len(ticks):
+            progress(len(ticks))
+        if not writer.finished:
+            for window in encode_stream(engine, path, header, stop, writer.count, ticks).windows:
+                writer.write(window)
+                if progress:
+                    progress(len(window.ticks) - (header.overlap if window.index else 0))
+    return LatentVideo.load(out)

@@ -1,0 +1,262 @@
+"""The model at work: each half in its own precision, as many clips at a time as memory holds, and nothing that is not finite.
+
+Letters: N clips; F, h, w frames, height and width of a clip.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from vidtwin.evaluation.metrics import clip_psnr
+from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.latents import Latents, Posterior
+from vidtwin.model.vidtwin import Part, VidTwin
+
+T = TypeVar("T")
+
+CHECK_DB = 40.0  # of the first clip in a lower precision against float32; below it the work is refused
+MOST_CLIPS = {"cpu": 4, "cuda": 64}  # at a time; more is not faster
+MEMORY_SHARE = 0.5  # of the free memory that activations may take; the rest is for frames
+ENCODER, DECODER = ("encoder", "structure_encoder", "dynamics_encoder"), ("decoder", "structure_decoder", "dynamics_decoder")
+
+
+class PrecisionWarning(UserWarning):
+    """What was computed is right, but not as it was asked for: in another precision, or in smaller batches."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How clips go through the model.
+
+    Attributes:
+        batch: clips at a time. encode_dtype, dtype: of the two halves.
+        clip_bytes, free_bytes: estimated memory of a clip, and what was free; None if it is not known.
+    """
+
+    batch: int
+    encode_dtype: torch.dtype
+    dtype: torch.dtype
+    clip_bytes: int
+    free_bytes: int | None
+
+    def describe(self) -> str:
+        """One line for people."""
+        memory = f"about {self.batch * self.clip_bytes / 2**30:.2f} GiB"
+        free = "" if self.free_bytes is None else f" of {self.free_bytes / 2**30:.1f} free"
+        return f"{self.batch} at a time, {precisions(self.encode_dtype, self.dtype)}, {memory}{free}"
+
+
+class Engine:
+    """Encodes and decodes clips with a model.
+
+    Args:
+        model: its weights, as they are, are what other precisions are made of. Give it in float32.
+        encode_dtype, dtype: of the two halves; None is float32 if a clip of it fits in memory, else bfloat16 (on CUDA), where
+            weights that come in a lower precision keep that.
+        batch: clips at a time; None is as many as half of the free memory holds, at most 4 on a CPU and 64 on a GPU.
+        check_db: the first clip of a half that is not in float32 is also computed in float32; if the PSNR between the two is
+            below this, in dB, the work is refused. 0 does not check.
+
+    A result with NaN or infinite values is computed again in float32; running out of memory halves the batch. Both are said
+    once, as a `PrecisionWarning`, and kept in `notes`.
+
+    Raises:
+        ValueError: a batch below 1, or a negative check_db.
+    """
+
+    def __init__(
+        self,
+        model: VidTwin,
+        *,
+        encode_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        batch: int | None = None,
+        check_db: float = CHECK_DB,
+    ):
+        if batch is not None and batch < 1:
+            raise ValueError(f"--batch {batch}: give at least 1 clip at a time")
+        if check_db < 0:
+            raise ValueError(f"--check {check_db:g}: give a PSNR in dB, or 0 for no check")
+        parameter = next(model.parameters())
+        self.model, self.config, self.device = model, model.config, parameter.device
+        free = free_memory(self.device)
+        own = parameter.dtype
+        chosen = own if own != torch.float32 or fits(self.config, own, free) or self.device.type != "cuda" else torch.bfloat16
+        encode_dtype, dtype = encode_dtype or chosen, dtype or chosen
+        clip_bytes = clip_memory(self.config, max(encode_dtype, dtype, key=lambda kind: kind.itemsize))
+        if batch is None:
+            most = MOST_CLIPS.get(self.device.type, 1)
+            batch = most if free is None else max(1, min(most, int(MEMORY_SHARE * free) // clip_bytes))
+        self.plan = Plan(batch, encode_dtype, dtype, clip_bytes, free)
+        self.batch = batch
+        self.notes: list[str] = []
+        self._encoder = model if encode_dtype == own else half(model, ENCODER, encode_dtype)
+        self._decoder = model if dtype == own else half(model, DECODER, dtype)
+        self._float32: VidTwin | None = model if own == torch.float32 else None
+        # Weights that came in a lower precision have nothing better to be checked against.
+        self._check_db = check_db if own == torch.float32 else 0.0
+        self._encode_checked = self._decode_checked = False
+
+    @classmethod
+    def of(cls, model: "VidTwin | Engine") -> "Engine":
+        """An engine as it is; a model in its own precision."""
+        return model if isinstance(model, Engine) else cls(model)
+
+    @torch.inference_mode()
+    def encode(self, count: int, clip: Callable[[int], Tensor]) -> Posterior:
+        """Posterior of clips 0..count-1, each (3, F, h, w) in [-1, 1], made by `clip` when it is needed. float32 on the CPU.
+
+        Raises:
+            ValueError: it is not finite, even in float32; the check failed. MemoryError: a single clip does not fit.
+        """
+        parts = list(self._batches(count, lambda start, stop: self._encode(torch.stack([clip(i) for i in range(start, stop)]))))
+        mean, logvar = (Latents.cat(list(tensors)) for tensors in zip(*((p.mean, p.logvar) for p in parts), strict=True))
+        return Posterior(mean, logvar)
+
+    @torch.inference_mode()
+    def decode(self, latents: Latents, only: Part | None = None) -> Iterator[Tensor]:
+        """Clips (3, F, h, w), clamped to [-1, 1], float32 on the CPU, one by one.
+
+        Raises:
+            ValueError: as `encode`, and latents of another config. MemoryError: as `encode`.
+        """
+        for clips in self._batches(len(latents), lambda start, stop: self._decode(latents[start:stop], only)):
+            yield from clips
+
+    def _batches(self, count: int, function: Callable[[int, int], T]) -> Iterator[T]:
+        """function(start, stop) over the clips, in smaller batches from when memory runs out."""
+        start = 0
+        while start < count:
+            stop = min(start + self.batch, count)
+            try:
+                result = function(start, stop)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.batch == 1:
+                    w, h, f = self.config.width, self.config.height, self.config.frames
+                    raise MemoryError(
+                        f"a clip of {f}x{h}x{w} does not fit in memory; use --dtype bfloat16, or smaller weights"
+                    ) from None
+                self.batch = max(1, min(self.batch, stop - start) // 2)
+                self._say(f"memory ran out; from here on {self.batch} clips at a time")
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            yield result
+            start = stop
+
+    def _encode(self, x: Tensor) -> Posterior:
+        posterior = self._posterior(self._encoder, x)
+        if not is_finite(posterior) and self.plan.encode_dtype != torch.float32:
+            self._say(f"encoding in {name(self.plan.encode_dtype)} gave values that are not finite; computed again in float32")
+            posterior = self._posterior(self._in_float32(), x)
+        if not is_finite(posterior):
+            raise ValueError("latents have NaN or infinite values; use --dtype float32, or other weights")
+        if not self._encode_checked and self._must_check(self.plan.encode_dtype):
+            exact = self._posterior(self._in_float32(), x[:1]).mean
+            self._compare(
+                "encoded", self.plan.encode_dtype, *(self._clips(self._in_float32(), z) for z in (posterior.mean[:1], exact))
+            )
+        self._encode_checked = True
+        return posterior
+
+    def _decode(self, latents: Latents, only: Part | None) -> Tensor:
+        clips = self._clips(self._decoder, latents, only)
+        if not torch.isfinite(clips).all() and self.plan.dtype != torch.float32:
+            self._say(f"decoding in {name(self.plan.dtype)} gave values that are not finite; computed again in float32")
+            clips = self._clips(self._in_float32(), latents, only)
+        if not torch.isfinite(clips).all():
+            raise ValueError("latents decode to NaN or infinite values; use --dtype float32, or other weights")
+        if not self._decode_checked and self._must_check(self.plan.dtype):
+            self._compare("decoded", self.plan.dtype, clips[:1], self._clips(self._in_float32(), latents[:1], only))
+        self._decode_checked = True
+        return clips.clamp(-1, 1)
+
+    def _posterior(self, model: VidTwin, x: Tensor) -> Posterior:
+        return model.posterior(x.to(self.device, next(model.parameters()).dtype)).to("cpu", torch.float32)
+
+    def _clips(self, model: VidTwin, latents: Latents, only: Part | None = None) -> Tensor:
+        own = next(model.decoder.parameters()).dtype
+        placed = latents.to(self.device, own)
+        if own != torch.float32 and not all(bool(torch.isfinite(tensor).all()) for tensor in placed.tensors):
+            return torch.full((len(latents), *self.config.clip_shape), torch.nan)  # beyond what the precision can hold
+        return model.decode(placed, only=only).to("cpu", torch.float32)
+
+    def _in_float32(self) -> VidTwin:
+        if self._float32 is None:
+            self._float32 = copy.deepcopy(self.model).float()
+        return self._float32
+
+    def _must_check(self, dtype: torch.dtype) -> bool:
+        return self._check_db > 0 and dtype != torch.float32
+
+    def _compare(self, done: str, dtype: torch.dtype, clips: Tensor, exact: Tensor) -> None:
+        decibels = clip_psnr(clips[0].clamp(-1, 1), exact[0].clamp(-1, 1))
+        text = f"the first clip {done} in {name(dtype)} is {decibels:.1f} dB from float32"
+        if decibels < self._check_db:
+            option = "--encode-dtype" if done == "encoded" else "--dtype"
+            raise ValueError(f"{text}, below --check {self._check_db:g}; use {option} float32, or a lower --check")
+        self.notes.append(text)
+
+    def _say(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+            warnings.warn(text, PrecisionWarning, stacklevel=2)
+
+
+def half(model: VidTwin, parts: tuple[str, ...], dtype: torch.dtype) -> VidTwin:
+    """A copy with only these parts, in another precision."""
+    twin = copy.copy(model)
+    twin._modules = {key: copy.deepcopy(module).to(dtype) for key, module in model._modules.items() if key in parts and module}
+    return twin
+
+
+def is_finite(posterior: Posterior) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in (*posterior.mean.tensors, *posterior.logvar.tensors))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python says that memory ran out."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory"))
+
+
+def clip_memory(config: VidTwinConfig, dtype: torch.dtype) -> int:
+    """Bytes of activations that a clip takes at most, in either half, measured: 24 features z and 4 clips."""
+    (h, w), pixels = config.grid, prod(config.clip_shape)
+    return dtype.itemsize * (24 * config.frames * h * w * config.hidden + 4 * pixels)
+
+
+def fits(config: VidTwinConfig, dtype: torch.dtype, free: int | None) -> bool:
+    return free is None or clip_memory(config, dtype) <= MEMORY_SHARE * free
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated: of the GPU, or of this machine as Linux estimates it; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def precisions(encode_dtype: torch.dtype, dtype: torch.dtype) -> str:
+    """Both dtypes, or the one that they share: "float32", "encode float32, decode bfloat16"."""
+    if encode_dtype == dtype:
+        return name(dtype)
+    return f"encode {name(encode_dtype)}, decode {name(dtype)}"
+
+
+def name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

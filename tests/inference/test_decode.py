@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SMALL, seeded_model
+from vidtwin import VidTwin
+from vidtwin.inference.decode import Decoder, Output, decode_video, decode_windows, fade
+from vidtwin.inference.encode import encode_stream, encode_video, plan_header
+from vidtwin.inference.engine import Engine
+from vidtwin.inference.latent_stream import Identity
+from vidtwin.inference.latent_video import LatentVideo, partial_path
+from vidtwin.inference.reconstruct import reconstruct
+from vidtwin.video.clips import from_clip
+from vidtwin.video.encoding import Encoding
+from vidtwin.video.read import iter_frames, probe, read_video
+
+EXACT = Output(Encoding(lossless=True))
+
+
+def frames_of(model, path, **options):
+    """All decoded frames of a video, uint8 (F, H, W, 3)."""
+    engine = Engine(model)
+    header = plan_header(engine, probe(path), Identity.of(model), **options)
+    decoded = list(decode_windows(engine, encode_stream(engine, path, header)))
+    assert [d.first for d in decoded] == [k * header.stride for k in range(len(decoded))]
+    return np.concatenate([d.frames for d in decoded])
+
+
+@pytest.mark.parametrize("policy", ["crop", "squash", "pad", "tile"])
+def test_encode_then_decode_is_reconstruct(model, write, tmp_path, policy):
+    source = write(21)
+    reconstruct(model, source, tmp_path / "at_once.mp4", policy=policy, overlap=4)
+    encode_video(model, source, tmp_path / "x.vidtwin", policy=policy, overlap=4, weights=Identity.of(model, "small"))
+    source.unlink()
+    decode_video(model, LatentVideo.load(tmp_path / "x.vidtwin"), tmp_path / "later.mp4")
+    assert (tmp_path / "later.mp4").read_bytes() == (tmp_path / "at_once.mp4").read_bytes()
+
+
+def test_fades():
+    assert fade((False,) * 3, 3).tolist() == [0.25, 0.5, 0.75]
+    assert fade((True, False, False), 3).tolist() == [0.25, 0.5, 0.75]  # both windows hold the new shot only
+    assert fade((False, False, True), 3).tolist() == [0, 0, 1]
+    assert fade((False, True, True), 3).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("policy", ["crop", "tile"])
+def test_shared_frames_fade_from_one_window_into_the_next(model, write, policy):
+    source, shared = write(28), 4
+    engine = Engine(model)
+    header = plan_header(engine, probe(source), Identity.of(model), policy=policy, overlap=shared)
+    first, second = encode_stream(engine, source, header).windows
+    both = Decoder(engine, header)
+    a, b = both(first).frames, both(second).frames
+    alone_a = Decoder(engine, header)(first.shortened(16)).frames
+    alone_b = Decoder(engine, header)(second).frames
+    assert (len(a), len(b)) == (12, 16)
+    assert np.array_equal(a, alone_a[:12])
+    assert np.array_equal(b[4:], alone_b[4:])
+    for index in range(shared):
+        weight = (index + 1) / (shared + 1)
+        expected = (1 - weight) * alone_a[12 + index].astype(float) + weight * alone_b[index]
+        assert np.abs(b[index] - expected).max() <= 1  # both were rounded to 8 bits
+
+
+def test_a_fade_never_crosses_a_shot_cut(model, write):
+    source, cut = write(28, cuts=(14,)), 14
+    engine = Engine(model)
+    header = plan_header(engine, probe(source), Identity.of(model), overlap=4)
+    first, second = encode_stream(engine, source, header).windows
+    assert second.cuts[:4] == (False, False, True, False)
+    decoder = Decoder(engine, header)
+    decoder(first)
+    b = decoder(second).frames
+    alone_a = Decoder(engine, header)(first.shortened(16)).frames
+    alone_b = Decoder(engine, header)(second).frames
+    assert np.array_equal(b[:2], alone_a[12:cut])
+    assert np.array_equal(b[2:], alone_b[2:])
+
+
+@pytest.mark.parametrize("options", [{"overlap": 6}, {"policy": "tile"}, {"policy": "tile", "overlap": 6}])
+def test_a_clip_of_one_window_and_tile_is_exactly_the_plain_one(model, write, options):
+    source = write(16, height=32, width=32, cuts=(9,))
+    plain = frames_of(model, source)
+    assert plain.shape == (16, 32, 32, 3)
+    assert np.array_equal(frames_of(model, source, **options), plain)
+    with torch.inference_mode():
+        x = torch.from_numpy(read_video(source).frames).permute(3, 0, 1, 2)[None].float() / 255
+        x_hat = model.decode(model.encode((x - 0.5) / 0.5))
+    header = plan_header(Engine(model), probe(source), Identity.of(model))
+    assert np.array_equal(from_clip(x_hat[0], header.geometry), plain)
+
+
+@pytest.mark.parametrize("size", [(48, 80), (33, 47), (20, 90), (100, 31)])
+def test_tiles_keep_the_size_of_the_source(model, write, tmp_path, size):
+    height, width = size
+    source = write(3, name="in.mkv", height=height - height % 2, width=width - width % 2)
+    assert frames_of(model, source, policy="tile").shape[1:3] == probe(source).stored_size
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 5), (7, 31), (12, 13), (30, None), (44, 45)])
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_decoding_from_anywhere_is_a_part_of_decoding_all(model, write, tmp_path, start, stop, overlap):
+    source = write(45, cuts=(26,))
+    video = encode_video(model, source, tmp_path / "x.vidtwin", overlap=overlap)
+    decode_video(model, video, tmp_path / "all.mkv", output=EXACT)
+    decode_video(model, video, tmp_path / "part.mkv", start=start, stop=stop, output=EXACT)
+    every, part = read_video(tmp_path / "all.mkv"), read_video(tmp_path / "part.mkv")
+    assert np.array_equal(part.frames, every.frames[start:stop])
+    assert part.times == [time - every.times[start] for time in every.times[start:stop]]
+
+
+def test_a_growing_file_decodes_as_far_as_it_goes(model, write, tmp_path):
+    source = write(60)
+
+    def stop_after_two(count, seen=[]):  # noqa: B006 (counts calls)
+        seen.append(count)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_video(model, source, tmp_path / "x.vidtwin", overlap=4, progress=stop_after_two)
+    growing = LatentVideo.load(partial_path(tmp_path / "x.vidtwin"))
+    decode_video(model, growing, tmp_path / "out.mp4")
+    assert len(read_video(tmp_path / "out.mp4").frames) == growing.frames == 28
+
+
+def test_variable_rates_are_kept_exactly(model, assets, tmp_path):
+    source = assets / "vfr_jitter.mp4"
+    video = encode_video(model, source, tmp_path / "x.vidtwin")
+    decode_video(model, video, tmp_path / "out.mp4")
+    before, after = read_video(source).times, read_video(tmp_path / "out.mp4").times
+    assert [time - after[0] for time in after] == [time - before[0] for time in before]
+
+
+def test_encoding_in_low_precision_belongs_to_the_same_weights(model, write, tmp_path):
+    identity = Identity.of(model)
+    low = seeded_model().to(torch.bfloat16)
+    video = encode_video(low, write(3), tmp_path / "x.vidtwin", weights=identity)
+    assert video.header.precision == "bfloat16"
+    decode_video(model, video, tmp_path / "out.mp4")
+    other = VidTwin(SMALL)
+    with pytest.raises(ValueError, match="were encoded with weights"):
+        decode_video(other, video, tmp_path / "out.mp4")
+
+
+def test_other_weights_are_refused(model, write, tmp_path):
+    video = encode_video(model, write(3), tmp_path / "x.vidtwin", weights=Identity.of(model, "small"))
+    with pytest.raises(ValueError, match="encoded with weights 'small'.*give the former with --weights"):
+        decode_video(seeded_model(seed=5), video, tmp_path / "out.mp4", weights=Identity("other", "0" * 64))
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_sound_of_the_source_can_go_with_it(model, clip, tmp_path):
+    video = encode_video(model, clip, tmp_path / "x.vidtwin")
+    decode_video(model, video, tmp_path / "silent.mp4")
+    decode_video(model, video, tmp_path / "out.mp4", output=Output(source=clip))
+    assert not probe(tmp_path / "silent.mp4").has_audio
+    assert probe(tmp_path / "out.mp4").has_audio
+    assert [f.time for f in iter_frames(tmp_path / "out.mp4")] == [f.time for f in iter_frames(clip)]

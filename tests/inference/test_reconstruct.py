@@ -1,0 +1,242 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SMALL
+from vidtwin.inference.decode import Output, decode_video
+from vidtwin.inference.encode import encode_stream, encode_video, plan_header
+from vidtwin.inference.engine import Engine
+from vidtwin.inference.latent_stream import Identity
+from vidtwin.inference.latent_video import LatentVideo
+from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
+from vidtwin.video.encoding import Encoding
+from vidtwin.video.read import iter_frames, probe, read_video
+
+
+def length_of(path) -> tuple[int, Fraction, float]:
+    """Decoded frames, average rate, duration in seconds."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = sum(1 for _ in container.decode(stream))
+        return frames, stream.average_rate, float(stream.duration * stream.time_base)
+
+
+def stream_of(model, path, **options):
+    engine = Engine(model)
+    return encode_stream(engine, path, plan_header(engine, probe(path), Identity.of(model), **options))
+
+
+def latents_of(stream):
+    return [window.latents for window in stream.windows]
+
+
+@pytest.mark.parametrize("fps", [Fraction(25), Fraction(30000, 1001)])
+@pytest.mark.parametrize("frames", [1, 2, 15, 16, 17, 33, 100])
+def test_frames_in_are_frames_out_at_the_same_times(model, write, tmp_path, frames, fps):
+    source = write(frames, fps)
+    report = reconstruct(model, source, tmp_path / "out.mp4", panels=frames == 17, overlap=frames % 9)
+    assert report.frames == frames
+    assert length_of(tmp_path / "out.mp4") == length_of(source)
+    assert length_of(source)[0] == frames
+    assert length_of(source)[1] == fps
+    assert [f.time for f in iter_frames(tmp_path / "out.mp4")] == [f.time for f in iter_frames(source)]
+
+
+def test_the_report_measures_what_was_decoded(model, write, tmp_path):
+    source = write(20, cuts=(12,))
+    report = reconstruct(model, source, tmp_path / "out.mp4", policy="pad")
+    assert report.output_size == (20, 32)
+    assert read_video(source).frames.shape[1:3] == report.source_size
+    assert 0 < report.psnr < 30
+    assert report.cuts == 1
+    assert report.latent_values == 2 * SMALL.latent_values
+    assert "pad: 80x48 resized to 32x20" in report.table()
+    assert "1 shot cuts" in report.table()
+
+
+def test_tiles_are_measured_on_whole_pictures(model, write, tmp_path):
+    source = write(20)
+    report = reconstruct(model, source, tmp_path / "out.mkv", policy="tile", output=Output(Encoding(lossless=True)))
+    assert report.source_size == report.output_size == (48, 80)
+    a, b = (read_video(path).frames.astype(float) / 255 for path in (source, tmp_path / "out.mkv"))
+    expected = -10 * np.log10(((a - b) ** 2).mean(axis=(1, 2, 3)) + 1e-8)
+    assert report.psnr == pytest.approx(expected.mean(), abs=1e-3)
+    assert report.latent_values == 2 * 6 * SMALL.latent_values
+
+
+def test_pictures_below_the_window_of_ssim_say_so(model, write, tmp_path):
+    report = reconstruct(model, write(3, height=4, width=80), tmp_path / "out.mp4", policy="pad")
+    assert report.ssim is None
+    assert "not measured" in report.table()
+
+
+def test_a_range_of_frames(model, write, tmp_path):
+    source = write(40)
+    report = reconstruct(model, source, tmp_path / "out.mp4", start=4, stop=9)
+    assert report.frames == 5
+    assert next(iter_frames(tmp_path / "out.mp4")).time == 0
+    assert report.latent_values == SMALL.latent_values
+
+
+@pytest.mark.parametrize("policy", ["crop", "tile"])
+def test_panels(model, write, tmp_path, policy):
+    source = write(17)
+    reconstruct(model, source, tmp_path / "out.mp4", panels=True, policy=policy)
+    height, width = (48, 80) if policy == "tile" else (32, 32)
+    assert read_video(tmp_path / "out.mp4").frames.shape == (17, height + 20, 4 * width, 3)
+
+
+def test_pixel_aspect_and_orientation_are_kept_by_tiles(model, assets, tmp_path):
+    for name in ("sar_2x1.mp4", "rot90.mp4"):
+        reconstruct(model, assets / name, tmp_path / name, policy="tile", stop=3)
+        before, after = probe(assets / name), probe(tmp_path / name)
+        assert (after.width, after.height) == (before.width, before.height)
+        assert (after.pixel_aspect, after.orientation) == (before.pixel_aspect, before.orientation)
+        assert after.stored_size == before.stored_size
+
+
+def test_sound_and_start_times_are_kept(model, assets, tmp_path):
+    source = assets / "start_offset.ts"
+    reconstruct(model, source, tmp_path / "out.mp4", output=Output(source=source))
+    info = probe(source)
+    origin = max(0, info.start_time)
+    assert [f.time for f in iter_frames(tmp_path / "out.mp4")] == [f.time - origin for f in iter_frames(source)]
+    assert probe(tmp_path / "out.mp4").has_audio == info.has_audio
+
+
+@pytest.mark.parametrize("options", [{}, {"policy": "tile", "overlap": 4}, {"panels": True, "overlap": 2}])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, options):
+    source, out = write(230, cuts=(100,)), tmp_path / "out.mp4"
+    whole = reconstruct(model, source, tmp_path / "whole.mp4", **options)
+    for stop_at in (70, 150, 229):
+        done = []
+
+        def interrupt(count, done=done, stop_at=stop_at):
+            done.append(count)
+            if sum(done) >= stop_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            reconstruct(model, source, out, progress=interrupt, **options)
+        assert not out.exists()
+        done = []
+        report = reconstruct(model, source, out, resume=True, progress=done.append, **options)
+        assert sum(done) == report.frames == 230
+        assert done[0] >= 64  # it went on, and did not begin anew
+        assert out.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+        assert (report.psnr, report.ssim, report.cuts) == (whole.psnr, whole.ssim, whole.cuts)
+        assert report.frames_done < 230
+        out.unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "whole.mp4"}
+
+
+def test_going_on_with_other_options_is_refused(model, write, tmp_path):
+    source, out = write(100), tmp_path / "out.mp4"
+
+    def interrupt(count, done=[]):  # noqa: B006 (counts)
+        done.append(count)
+        if sum(done) > 90:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(model, source, out, progress=interrupt)
+    with pytest.raises(ValueError, match="--resume"):
+        reconstruct(model, source, out, resume=True, policy="pad")
+    reconstruct(model, source, out, policy="pad")  # anew
+    assert length_of(out)[0] == 100
+
+
+KILLED = """
+import sys
+from vidtwin import VidTwin
+from vidtwin.inference.encode import encode_video
+from vidtwin.inference.reconstruct import reconstruct
+import torch
+torch.set_num_threads(1)
+work, weights, source, out = sys.argv[1:]
+model = VidTwin.from_pretrained(weights)
+print("ready", flush=True)
+{"encode": encode_video, "reconstruct": reconstruct}[work](model, source, out, overlap=4, resume=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("work", "suffix"), [("encode", ".vidtwin"), ("reconstruct", ".mp4")])
+def test_killed_at_random_times_it_ends_with_the_same_bytes(weights, write, tmp_path, work, suffix):
+    source, out = write(900, cuts=(300, 777)), tmp_path / f"out{suffix}"
+    command = [sys.executable, "-c", KILLED, work, str(weights), str(source)]
+    begun = time.monotonic()
+    subprocess.run([*command, str(tmp_path / f"whole{suffix}")], check=True, stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - begun
+    kills, rng = 0, random.Random(0)
+    for _ in range(40):
+        process = subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        try:
+            process.wait(timeout=rng.uniform(0.05, 0.25) * seconds)
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            assert not out.exists()
+    subprocess.run([*command, str(out)], check=True, stdout=subprocess.DEVNULL) if not out.exists() else None
+    assert kills >= 2
+    assert out.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", out.name, f"whole{suffix}"}
+
+
+def test_swap_takes_structure_from_one_and_dynamics_from_the_other(model, write, tmp_path):
+    a, b = write(20), write(40, name="b.mp4", height=80, width=48)
+    mixed = swap(stream_of(model, a), stream_of(model, b))
+    windows = list(mixed.windows)
+    assert [len(window.ticks) for window in windows] == [16, 4]
+    first, second = latents_of(stream_of(model, a)), latents_of(stream_of(model, b))
+    for index, window in enumerate(windows):
+        assert torch.equal(window.latents.structure, first[index].structure)
+        assert torch.equal(window.latents.dynamics_x, second[index].dynamics_x)
+    decode_video(model, swap(stream_of(model, b), stream_of(model, a)), tmp_path / "out.mp4")
+    assert length_of(tmp_path / "out.mp4")[0] == 20
+
+
+def test_swap_of_files_is_swap_of_videos(model, write, tmp_path):
+    a, b = write(32), write(40, name="b.mp4", height=80, width=48)
+    files = [encode_video(model, path, tmp_path / f"{path.stem}.vidtwin") for path in (a, b)]
+    decode_video(model, swap(*(file.stream() for file in files)), tmp_path / "files.mp4")
+    decode_video(model, swap(*(stream_of(model, path) for path in (a, b))), tmp_path / "videos.mp4")
+    assert (tmp_path / "files.mp4").read_bytes() == (tmp_path / "videos.mp4").read_bytes()
+    with pytest.raises(ValueError, match="has overlap 0, b.mp4 4; encode both alike"):
+        swap(LatentVideo.load(tmp_path / "in.vidtwin").stream(), stream_of(model, b, overlap=4))
+    with pytest.raises(ValueError, match="has tiles 1, b.mp4 6; encode both alike"):
+        swap(stream_of(model, a), stream_of(model, b, policy="tile"))
+
+
+def test_interpolation_begins_at_a_and_ends_at_b(model, write, tmp_path):
+    a, b = write(5), write(20, name="b.mp4", height=80, width=48)
+
+    def streams():
+        return stream_of(model, a), stream_of(model, b)
+
+    (first,), (second, _) = (latents_of(stream) for stream in streams())
+    row = [latents_of(stream)[0] for stream in interpolate(*streams(), 3)]
+    assert torch.equal(row[0].structure, first.structure)
+    assert torch.equal(row[2].dynamics_y, second.dynamics_y)
+    torch.testing.assert_close(row[1].structure, (first.structure + second.structure) / 2)
+    (alone,) = latents_of(interpolate(*streams(), 2, "structure")[1])
+    assert torch.equal(alone.structure, second.structure)
+    assert torch.equal(alone.dynamics_x, first.dynamics_x)
+    decode_row(model, interpolate(*streams(), 3), tmp_path / "row.mp4")
+    assert read_video(tmp_path / "row.mp4").frames.shape == (5, 32 + 20, 3 * 32, 3)
+    with pytest.raises(ValueError, match="--steps 1"):
+        interpolate(*streams(), 1)
+    with pytest.raises(ValueError, match="--part colour"):
+        interpolate(*streams(), 2, "colour")
