@@ -43,9 +43,8 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Structural similarity of every frame, the mean over RGB channels and window positions (Wang et al. 2004, Eq. 13).
 
     Gaussian window of 11x11 pixels, sigma 1.5, no padding, K = (0.01, 0.03), range 1; both inputs are average-pooled
-    first by max(1, round(min(H, W) / 256)). The window is separable and the same everywhere, so a filtered frame is
-    G_H x G_W^T with two banded matrices: much faster than a convolution, and done in float64 because the variance
-    E[x^2] - E[x]^2 loses its digits in flat areas.
+    first by max(1, round(min(H, W) / 256)). The window is separable; float64, because the variance E[x^2] - E[x]^2 loses
+    its digits in flat areas.
 
     Args:
         x, y: float (N, 3, H, W), values in [0, 1].
@@ -64,20 +63,18 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     height, width = x.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}")
-    rows = _band(height).to(x.device)  # (H - 10, H)
-    columns = _band(width).to(x.device).T  # (W, W - 10)
 
-    def local_mean(image: torch.Tensor) -> torch.Tensor:
-        return rows @ (image @ columns)  # (N, 3, H - 10, W - 10)
+    return torch.stack([_ssim_map(a, b).mean() for a, b in zip(x, y, strict=True)])
 
-    mean_x, mean_y = local_mean(x), local_mean(y)
-    variance_x = local_mean(x * x) - mean_x**2
-    variance_y = local_mean(y * y) - mean_y**2
-    covariance = local_mean(x * y) - mean_x * mean_y
+
+def _ssim_map(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """SSIM of each colour and window position of a frame: (3, H, W) -> (3, H - 10, W - 10)."""
+    mean_x, mean_y, square_x, square_y, product = _local_means(torch.stack([x, y, x * x, y * y, x * y]))
+    variance_x, variance_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
     c_1, c_2 = SSIM_K[0] ** 2, SSIM_K[1] ** 2
     luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
     contrast_structure = (2 * covariance + c_2) / (variance_x + variance_y + c_2)
-    return (luminance * contrast_structure).mean(dim=(1, 2, 3))
+    return luminance * contrast_structure
 
 
 def unit_range(clip: torch.Tensor) -> torch.Tensor:
@@ -113,14 +110,17 @@ def _unit_frames(clip: torch.Tensor) -> torch.Tensor:
     return unit_range(clip.float()).transpose(0, 1)  # (F, 3, h, w)
 
 
-def _band(size: int) -> torch.Tensor:
-    """The Gaussian window as a banded matrix, float64 (size - 10, size): row i holds the window at columns i..i+10."""
-    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - (SSIM_WINDOW - 1) / 2
-    window = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
-    band = torch.zeros(size - SSIM_WINDOW + 1, size, dtype=torch.float64)
-    for row in range(len(band)):
-        band[row, row : row + SSIM_WINDOW] = window / window.sum()
-    return band
+def _local_means(images: torch.Tensor) -> torch.Tensor:
+    """Gaussian-weighted means over 11x11 windows: (..., H, W) -> (..., H - 10, W - 10), one axis after the other."""
+    offsets = range(-(SSIM_WINDOW // 2), SSIM_WINDOW // 2 + 1)
+    weights = [math.exp(-(offset**2) / (2 * SSIM_SIGMA**2)) for offset in offsets]
+    for axis in (-1, -2):
+        positions = images.shape[axis] - SSIM_WINDOW + 1
+        means = images.new_zeros(())
+        for start, weight in enumerate(weights):  # sums of shifted images: in float64 several times faster than a convolution
+            means = torch.add(means, images.narrow(axis, start, positions), alpha=weight / sum(weights))
+        images = means
+    return images
 
 
 def _frames(x: torch.Tensor, y: torch.Tensor, data_range: float) -> tuple[torch.Tensor, torch.Tensor]:
