@@ -18,6 +18,7 @@ from vidtwin.losses.objective import LossWeights
 from vidtwin.training.autoencoder import LOG, train
 from vidtwin.training.recipe import Recipe
 from vidtwin.video.clips import Geometry, from_clip, to_clip
+from vidtwin.video.encoding import Encoding
 from vidtwin.video.read import read_clip
 from vidtwin.video.write import VideoWriter
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     clip = to_clip(frames, Geometry.plan("crop", frames.shape[1:3], size))
     videos = options.out / "videos"
     videos.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(videos / "clip.mp4", Fraction(25), size, crf=10) as writer:
+    with VideoWriter(videos / "clip.mp4", Fraction(25), size, Encoding(crf=10)) as writer:
         writer.write(from_clip(clip, Geometry.plan("crop", size, size)))
     recipe = Recipe(
         model="tiny",

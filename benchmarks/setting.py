@@ -28,5 +28,10 @@ def setting(device: str, arguments: list[str] | None) -> dict[str, Any]:
 
 def write_results(name: str, values: dict[str, Any]) -> None:
     """benchmarks/results/`name`.json."""
-    with atomic_output(RESULTS / f"{name}.json") as partial:
+    write_json(RESULTS / f"{name}.json", values)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """As every results file is written."""
+    with atomic_output(path) as partial:
         partial.write_text(json.dumps(values, indent=2) + "\n")

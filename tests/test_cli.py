@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import seeded_model
 from vidtwin import export_released
-from vidtwin.cli import COMMANDS, main
-from vidtwin.video.read import read_video
+from vidtwin.cli import COMMANDS, main, parse_position
+from vidtwin.inference.latent_video import LatentVideo
+from vidtwin.video.read import probe, read_video
 from vidtwin.video.write import VideoWriter
 
 
@@ -154,7 +155,7 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
     ("arguments", "code", "message"),
     [
         (["reconstruct", "CLIP", "-o", "no/such/out.mp4"], 1, "does not exist; create it"),
-        (["reconstruct", "CLIP", "-o", ".."], 1, ".mp4"),
+        (["reconstruct", "CLIP", "-o", ".."], 1, "is not empty"),
         (["reconstruct", "CLIP", "-o", "out.avi"], 1, ".mp4"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--crf", "99"], 1, "--crf 99"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "9:3"], 2, "--frames 9:3"),
@@ -194,7 +195,7 @@ def test_an_output_folder_without_permission(run, clip, weights):
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "encode", "convert", "convert-folder"])
-def test_a_disk_that_fills_up_leaves_nothing(clip, weights, tmp_path, command):
+def test_a_disk_that_fills_up_leaves_nothing_half_written(clip, weights, tmp_path, command):
     """A real write error: the process may write only a few kilobytes to a file."""
     out = {"reconstruct": "out.mp4", "encode": "out.vidtwin", "convert": "out.ckpt", "convert-folder": "out"}[command]
     source = [weights] if command.startswith("convert") else [clip, "--weights", weights]
@@ -209,7 +210,11 @@ def test_a_disk_that_fills_up_leaves_nothing(clip, weights, tmp_path, command):
     assert done.returncode == 1, done.stderr
     assert out in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert os.listdir(tmp_path) == []
+    if command == "encode":  # whole windows are kept to go on from
+        assert "--resume" in done.stderr
+        assert LatentVideo.load(tmp_path / "out.partial.vidtwin").frames in (16, 32)
+    else:
+        assert os.listdir(tmp_path) == []
 
 
 def test_precision_of_encoding_and_decoding_may_differ(run, clip, weights):
@@ -263,3 +268,59 @@ def test_a_bright_square_file_round_trip(run, weights, tmp_path):
     assert run("reconstruct", "in.mp4", "-o", "a.mp4", "--weights", weights)[0] == 0
     assert run("reconstruct", "in.mp4", "-o", "b.mp4", "--weights", weights)[0] == 0
     assert Path("a.mp4").read_bytes() == Path("b.mp4").read_bytes()
+
+
+def test_decode_a_part_by_frames_or_seconds(run, clip, weights):
+    assert run("encode", clip, "-o", "x.vidtwin", "--weights", weights, "--overlap", "4")[0] == 0
+    for start, end, frames in (("10", "20", 10), ("0.4", "0.8s", 10), ("0:01", "0:02.5", 25), ("1.96s", None, 1)):
+        until = [] if end is None else ["--end", end]
+        code, out, err = run("decode", "x.vidtwin", "-o", "out.mp4", "--weights", weights, "--start", start, *until)
+        assert (code, f"{frames} frames" in out) == (0, True), err
+        assert len(read_video("out.mp4").frames) == frames
+    for wrong, code, message in (("soon", 2, "--start soon: expected a frame number (48) or seconds"), ("50", 1, "has 50 frames")):
+        found, _, err = run("decode", "x.vidtwin", "-o", "out.mp4", "--weights", weights, "--start", wrong)
+        assert (found, message in err) == (code, True), err
+
+
+def test_positions(run, clip, weights):
+    assert run("encode", clip, "-o", "x.vidtwin", "--weights", weights)[0] == 0
+    video = LatentVideo.load("x.vidtwin")
+    for text, frame in (("0", 0), ("48", 48), ("0s", 0), ("1.0", 25), ("1s", 25), ("0.041", 2), ("0:00:01.5", 38), ("1:00", 50)):
+        assert parse_position(text, "--start", video) == frame
+
+
+def test_sound_goes_along_unless_it_is_not_wanted(run, clip, weights):
+    assert run("reconstruct", clip, "-o", "a.mp4", "--weights", weights, "--policy", "tile")[0] == 0
+    assert run("reconstruct", clip, "-o", "b.mp4", "--weights", weights, "--no-sound")[0] == 0
+    assert (probe("a.mp4").has_audio, probe("b.mp4").has_audio) == (True, False)
+    assert probe("a.mp4").stored_size == probe(clip).stored_size
+    assert run("encode", clip, "-o", "x.vidtwin", "--weights", weights)[0] == 0
+    assert run("decode", "x.vidtwin", "-o", "c.mp4", "--weights", weights, "--sound-from", clip)[0] == 0
+    assert probe("c.mp4").has_audio
+
+
+def test_png_files_and_back(run, clip, weights):
+    assert run("reconstruct", clip, "-o", "frames/", "--weights", weights, "--frames", ":3")[0] == 0
+    assert len(os.listdir("frames")) == 3
+    assert run("reconstruct", "frames", "-o", "out.mp4", "--weights", weights)[0] == 0
+    assert len(read_video("out.mp4").frames) == 3
+
+
+def test_pipes(clip, weights, tmp_path):
+    command = [sys.executable, "-m", "vidtwin", "reconstruct", "-", "-o", "-", "--weights", str(weights), "--frames", ":5"]
+    with clip.open("rb") as source:
+        done = subprocess.run(command, stdin=source, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"PSNR" in done.stderr
+    (tmp_path / "out.mp4").write_bytes(done.stdout)
+    assert len(read_video(tmp_path / "out.mp4").frames) == 5
+
+
+def test_a_lower_precision_is_checked_and_said(run, clip, weights):
+    arguments = ["reconstruct", clip, "-o", "out.mp4", "--weights", weights, "--frames", ":3", "--encode-dtype", "bfloat16"]
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "encode bfloat16, decode float32" in out
+    assert "the first clip encoded in bfloat16 is" in out
+    code, _, err = run(*arguments, "--check", "99")
+    assert (code, "below --check 99; use --encode-dtype float32" in err) == (1, True), err

@@ -34,7 +34,7 @@ from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, 
 from vidtwin.inspection import describe, load_weights
 from vidtwin.model.vidtwin import Part
 from vidtwin.released import RELEASED_SUFFIXES
-from vidtwin.video.encoding import Encoding
+from vidtwin.video.encoding import Encoding, is_picture_sequence
 from vidtwin.video.pipes import spooled, stdout_output
 from vidtwin.video.read import frame_count, probe
 
@@ -91,7 +91,7 @@ class FitOptions:
 @dataclass(frozen=True)
 class VideoOptions:
     codec: Codec = "auto"
-    """auto goes by the output's name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern (%05d.png)."""
+    """auto goes by the name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern (%05d.png)."""
     crf: int | None = None
     """Quality, 0 (best) to 51 for H.264 and HEVC, to 63 for VP9 and AV1; default 18 for H.264."""
     lossless: bool = False
@@ -480,7 +480,8 @@ def video_output(out: Path, video: VideoOptions, *inputs: Path) -> Iterator[Path
             yield target
         return
     encoding.check(out, (2, 2))
-    check_output(out, *inputs)
+    if not is_picture_sequence(out):  # the writer looks at folders
+        check_output(out, *inputs)
     yield out
 
 
@@ -508,8 +509,7 @@ def latents_of(engine: Engine, path: Path, fit: FitOptions, weights: Identity) -
     """The windows of a latent file, or of a video as it is encoded."""
     if is_latent_file(path):
         return LatentVideo.load(path).stream()
-    options = {"policy": fit.policy, "tile_overlap": fit.tile_overlap, "overlap": fit.overlap}
-    header = plan_header(engine, probe(path), weights, **options)
+    header = plan_header(engine, probe(path), weights, policy=fit.policy, tile_overlap=fit.tile_overlap, overlap=fit.overlap)
     return replace(encode_stream(engine, path, header), frames=selected_frames(path, 0, None))
 
 

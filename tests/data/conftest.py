@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vidtwin.video.encoding import Encoding
 from vidtwin.video.write import VideoWriter
 
 STEP = 4  # grey levels from frame to frame
@@ -16,7 +17,7 @@ STEP = 4  # grey levels from frame to frame
 def grey_video(path: Path, numbers: Sequence[int], fps: int = 25, size: tuple[int, int] = (32, 48)) -> Path:
     """A video whose frame of number n (below 64) is uniform grey, 4 n."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(path, Fraction(fps), size, crf=1) as writer:
+    with VideoWriter(path, Fraction(fps), size, Encoding(crf=1)) as writer:
         writer.write(np.stack([np.full((*size, 3), STEP * n, np.uint8) for n in numbers]))
     return path
 

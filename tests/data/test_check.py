@@ -5,7 +5,6 @@ import subprocess
 import sys
 from fractions import Fraction
 
-import numpy as np
 import pytest
 
 from tests.data.conftest import lerobot

@@ -14,7 +14,7 @@ from tests.conftest import SMALL
 from tests.data.conftest import STEP
 from vidtwin.data.clips import TrainingClips, box, collate, first_frames, validation_clips
 from vidtwin.data.sources import Recording
-from vidtwin.video import VideoWriter
+from vidtwin.video import Encoding, VideoWriter
 
 CONFIG = replace(SMALL, frames=8)
 
@@ -42,7 +42,7 @@ def ramp(tmp_path):
     """A recording whose pixels say where they are: red grows to the right, green downwards; 64x96, 20 frames."""
     rows, columns = np.mgrid[0:64, 0:96]
     picture = np.stack([255 * columns / 95, 255 * rows / 63, np.full((64, 96), 128)], -1).round().astype(np.uint8)
-    with VideoWriter(tmp_path / "ramp.mp4", Fraction(25), (64, 96), crf=1) as writer:
+    with VideoWriter(tmp_path / "ramp.mp4", Fraction(25), (64, 96), Encoding(crf=1)) as writer:
         writer.write(np.repeat(picture[None], 20, axis=0))
     return Recording(tmp_path / "ramp.mp4")
 

@@ -17,6 +17,7 @@ from vidtwin.evaluation.metrics import clip_psnr, unit_range
 from vidtwin.evaluation.reconstruct import evaluate, evaluation_clips
 from vidtwin.evaluation.results import Scores, list_hash, mean_scores
 from vidtwin.video.clips import Geometry, to_clip
+from vidtwin.video.encoding import Encoding
 from vidtwin.video.read import read_video
 from vidtwin.video.write import VideoWriter
 
@@ -32,7 +33,7 @@ def _write(path: Path, frames: int, fps: int = 10, seed: int = 0, height: int = 
     for index in range(frames):
         left = 2 + index * 2 % (width - 14)
         video[index, 8:18, left : left + 10] = rng.uniform(60, 250, (10, 10, 3)) * 0.5 + 5 * index
-    with VideoWriter(path, Fraction(fps), (height, width), crf=12) as writer:
+    with VideoWriter(path, Fraction(fps), (height, width), Encoding(crf=12)) as writer:
         writer.write(video.clip(0, 255).round().astype(np.uint8))
     return path
 

@@ -234,7 +234,9 @@ def test_damaged_files_are_refused(tmp_path):
     path = tmp_path / "x.vidtwin"
     write(path, header(), 20)
     data = path.read_bytes()
-    swapped = [data.replace(a, b, 1) for a, b in ((b"crop", b"carp"), (b"30000/1001", b"0000000000"), (b'version\\": 2', b'version\\": 1'))]
+    swapped = [
+        data.replace(a, b, 1) for a, b in ((b"crop", b"carp"), (b"30000/1001", b"0000000000"), (b'version\\": 2', b'version\\": 1'))
+    ]
     for damaged in (b"", b"text", b"VIDTWIN\n", b"VIDTWIN\n" + b"\xff" * 30, data[: len(data) // 2], *swapped):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="x.vidtwin"):

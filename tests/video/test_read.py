@@ -1,3 +1,4 @@
+import gc
 import shutil
 import warnings
 from fractions import Fraction
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from vidtwin.video import VideoWarning, VideoWriter, frame_count, iter_frames, probe, read_clip, read_video
+from vidtwin.video.orientation import UPRIGHT, Orientation
 
 LOSSLESS = {"qp": "0"}
 COLOURS = [
@@ -38,6 +40,7 @@ READABLE = {
     "vp8_alpha.webm": (30, (180, 320), 0.968),
     "really_webm.mp4": (45, (180, 320), 1.468),
     "mpeg4.avi": (45, (180, 320), 1.4681),
+    "anim.webp": (12, (90, 160), 0.367),
 }
 
 
@@ -70,6 +73,42 @@ def test_probe_says_what_the_file_says(assets):
     assert probe(assets / "h264_fullrange.mp4").color_range == "full"
     assert probe(assets / "fragmented.mp4").frames is None
     assert not probe(assets / "sar_2x1.mp4").has_audio
+    assert (info.time_base, info.stored_size, info.pixel_aspect) == (Fraction(1, 12800), (320, 180), 1)
+    assert info.orientation == Orientation(True, True, False) and probe(assets / "h264_aac.mp4").orientation == UPRIGHT
+    assert info.start_time == 0 and 95001 < probe(assets / "start_offset.ts").start_time < 95002
+    assert info.notes == ()
+
+
+def test_notes_say_what_is_lost(assets, encode, blobs):
+    ten = ("10 bits a channel are read as 8",)
+    assert probe(assets / "h264_10bit.mp4").notes == probe(assets / "hevc_10bit.mp4").notes == ten
+    woven = ("is interlaced; fields are kept woven together, not deinterlaced",)
+    assert probe(assets / "interlaced_tff.mp4").notes == woven
+    see_through = ("transparency is dropped: what is see-through shows the colour stored under it",)
+    assert probe(assets / "vp8_alpha.webm").notes == see_through
+    assert probe(encode("alpha.mkv", blobs(1), "ffv1", "bgra")).notes == ()  # every pixel of it is opaque
+    assert probe(encode("alpha.mov", blobs(1), "prores_ks", "yuva444p10le")).notes == (
+        "12 bits a channel are read as 8",
+        *see_through,
+    )
+    odd = encode("odd.mov", blobs(1), "prores_ks", "yuv422p10le", tags={"colorspace": 9})
+    written = bytearray(odd.read_bytes())
+    written[written.index(b"icpf") + 20] = 14  # ICtCp
+    odd.write_bytes(written)
+    assert probe(odd).notes[1] == "its colour matrix (H.273 number 14) is not known here and taken for bt601"
+
+
+def test_stored_pixels(assets, encode, blobs):
+    info = probe(assets / "sar_2x1.mp4")
+    assert (info.width, info.height, info.stored_size, info.pixel_aspect) == (640, 180, (180, 320), 2)
+    assert next(iter_frames(assets / "sar_2x1.mp4", square_pixels=False)).image.shape == (180, 320, 3)
+    turned = (0, 1, 0, -1, 0, 0, 0, 0, 1)
+    path = encode("turned.mp4", blobs(3), options=LOSSLESS, matrix=turned, aspect=Fraction(2))
+    info = probe(path)
+    assert (info.width, info.height, info.stored_size, info.pixel_aspect) == (48, 128, (64, 48), Fraction(1, 2))
+    stored = [frame.image for frame in iter_frames(path, square_pixels=False)]
+    plain = read_video(encode("plain.mp4", blobs(3), options=LOSSLESS)).frames
+    assert (np.stack(stored) == np.stack([info.orientation.upright(picture) for picture in plain])).all()
 
 
 def test_start_and_stop(assets):
@@ -170,26 +209,89 @@ def test_odd_sizes_and_pixel_aspect(encode, blobs):
     assert probe(absurd).width == 63
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "options"),
-    [
-        ("open_gop.mp4", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
-        ("open_gop.ts", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
-        ("gop.mkv", "libx264", {"g": "8", "bf": "2"}),
-        ("gop.avi", "mpeg4", {"g": "8", "bf": "2"}),
-        ("gop.mpg", "mpeg2video", {"g": "8", "bf": "2"}),
-        ("gop.webm", "libvpx", {"g": "8", "auto-alt-ref": "1", "lag-in-frames": "16"}),
-        ("raw.h264", "libx264", {"g": "8"}),
-        ("intra.mov", "prores_ks", {}),
-    ],
-)
-def test_random_access_equals_reading_in_order(encode, blobs, name, codec, options):
-    path = encode(name, blobs(40), codec, "yuv422p10le" if codec == "prores_ks" else "yuv420p", options)
-    frames = read_video(path).frames
+FILES = [
+    ("open_gop.mp4", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
+    ("open_gop.ts", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
+    ("open_gop.avi", "libx264", {"x264-params": "open-gop=1:keyint=8:bframes=3"}),
+    ("refresh.mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}),
+    ("gop.mkv", "libx264", {"g": "8", "bf": "2"}),
+    ("gop.flv", "flv", {"g": "8"}),
+    ("hevc.mp4", "libx265", {"x265-params": "open-gop=1:keyint=8:bframes=3:log-level=none"}),
+    ("gop.avi", "mpeg4", {"g": "8", "bf": "2"}),
+    ("gop.mpg", "mpeg2video", {"g": "8", "bf": "2"}),
+    ("gop.webm", "libvpx", {"g": "8", "auto-alt-ref": "1", "lag-in-frames": "16"}),
+    ("vp9.webm", "libvpx-vp9", {"g": "8", "cpu-used": "8", "deadline": "realtime"}),
+    ("av1.mp4", "libsvtav1", {"g": "8", "preset": "13"}),
+    ("raw.h264", "libx264", {"g": "8"}),
+    ("intra.mov", "prores_ks", {}),
+    ("loop.gif", "gif", {}),
+]
+FORMATS = {"prores_ks": "yuv422p10le", "gif": "rgb8"}
+FROM_THE_START = ("open_gop.avi", "refresh.mp4", "raw.h264", "loop.gif")  # there is no other way
+
+
+@pytest.fixture
+def seeks(monkeypatch):
+    """For every `iter_frames` with `last_pts`: whether it began at a key frame."""
+    from vidtwin.video import in_order
+
+    found, frames_after = [], in_order.frames_after
+
+    def watched(*arguments):
+        found.append(frames_after(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(in_order, "frames_after", watched)
+    return found
+
+
+def assert_the_same(frames, expected):
+    assert [(frame.pts, frame.time_base) for frame in frames] == [(frame.pts, frame.time_base) for frame in expected]
+    assert all((frame.image == other.image).all() for frame, other in zip(frames, expected, strict=True))
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), FILES, ids=[name for name, *_ in FILES])
+def test_random_access_equals_reading_in_order(encode, blobs, seeks, name, codec, options):
+    noise = np.random.default_rng(0).integers(0, 30, (40, 48, 64, 3), dtype=np.uint8)  # else some gradual refresh is exact
+    path = encode(name, blobs(40) // 2 + noise, codec, FORMATS.get(codec, "yuv420p"), options)
+    whole = list(iter_frames(path))
+    frames = np.stack([frame.image for frame in whole])
     assert len(frames) == frame_count(path) == 40
     for start in range(0, 36, 3):
         assert (read_clip(path, start, 4) == frames[start : start + 4]).all()
     assert (read_clip(path, 1, 5, 8) == frames[1:40:8]).all()
+    for start in range(2, 40, 6):
+        stop = None if start % 4 else start + 5
+        assert_the_same(list(iter_frames(path, start, stop, last_pts=whole[start - 1].pts)), whole[start:stop])
+    assert [begun is None for begun in seeks[-4:]] == [name in FROM_THE_START] * 4
+
+
+@pytest.mark.filterwarnings("error")
+def test_going_on_after_a_timestamp(assets, encode, blobs, seeks, tmp_path):
+    path = encode("gop.mp4", blobs(30), options={"g": "6", "bf": "2"})
+    whole = list(iter_frames(path))
+    edited = bytearray(path.read_bytes())
+    at = edited.index(b"elst") + 16
+    edited[at : at + 4] = (int.from_bytes(edited[at : at + 4], "big") + 4 * 512).to_bytes(4, "big")
+    (tmp_path / "edited.mp4").write_bytes(edited)
+    shown = list(iter_frames(tmp_path / "edited.mp4"))
+    assert len(shown) == 26
+    assert_the_same(list(iter_frames(tmp_path / "edited.mp4", 20, last_pts=shown[19].pts)), shown[20:])
+    early = encode("early.mp4", blobs(30), pts=range(-9, 21), options={"g": "6", "bf": "2"})
+    before = list(iter_frames(early))
+    assert_the_same(list(iter_frames(early, 20, last_pts=before[19].pts)), before[20:])
+    assert_the_same(list(iter_frames(path, 15, last_pts=whole[14].pts)), whole[15:])
+    assert None not in seeks and len(seeks) == 3
+    for wrong in (0, whole[13].pts, whole[14].pts + 1, 10**9, -5):  # no frame has it, or another
+        assert_the_same(list(iter_frames(path, 15, last_pts=wrong)), whole[15:])
+    assert seeks[3:] == [None] * 5
+    for square in (True, False):
+        wide = assets / "sar_2x1.mp4"
+        frames = list(iter_frames(wide, square_pixels=square))
+        part = list(iter_frames(wide, 20, square_pixels=square, last_pts=frames[19].pts))
+        assert_the_same(part, frames[20:])
+    with pytest.raises(ValueError, match="has 30 frames; frame 30 is beyond its end"):
+        list(iter_frames(path, 30, last_pts=whole[29].pts))
 
 
 def test_random_access_knows_which_encoder_made_the_file(encode, blobs):
@@ -214,6 +316,8 @@ def test_variable_frame_rate_is_exact(encode, blobs):
     pts = [0, 1, 5, 6, 20]
     video = read_video(encode("vfr.mp4", blobs(5), pts=pts, options={"bf": "0"}))
     assert video.times == [Fraction(tick, 25) for tick in pts]
+    frames = list(iter_frames(video.info.path))
+    assert [frame.duration * frame.time_base * 25 for frame in frames[:4]] == [1, 4, 1, 14] and frames[4].duration > 0
 
 
 def test_missing_timestamps_follow_the_frame_rate(encode, blobs):
@@ -296,7 +400,6 @@ def test_what_is_no_video_is_refused_in_one_line(assets, tmp_path):
         tmp_path / "cut.mp4": (ValueError, "is cut off"),
         assets / "audio_only.mp4": (ValueError, "has no video, only audio"),
         assets / "cover_art_only.m4a": (ValueError, "only audio, cover art"),
-        assets / "anim.webp": (ValueError, "no frame could be decoded"),
         "/dev/null": (OSError, "not a regular file"),
     }
     for path, (kind, message) in cases.items():
@@ -305,6 +408,100 @@ def test_what_is_no_video_is_refused_in_one_line(assets, tmp_path):
                 use(path)
             assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
             assert "; " in str(error.value)  # the remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2,\nreal.ts\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2,\nreal.ts\n#EXT-X-ENDLIST\n"),
+        ("concat.mp4", "ffconcat version 1.0\nfile real.ts\n"),
+        ("session.mp4", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 33\n"),
+        ("subtitles.mp4", "WEBVTT\n\n00:00.000 --> 00:01.000\nhello\n"),
+    ],
+)
+def test_what_names_other_files_is_refused(assets, tmp_path, name, text):
+    shutil.copy(assets / "start_offset.ts", tmp_path / "real.ts")
+    (tmp_path / name).write_text(text)
+    for use in (probe, read_video, frame_count):
+        with pytest.raises(ValueError, match="is a playlist, or of a format that is not read|is not a video file") as error:
+            use(tmp_path / name)
+        assert str(error.value).startswith(f"{tmp_path / name}: ") and "\n" not in str(error.value)
+
+
+def test_pictures_beyond_the_bound_are_refused(assets, encode, blobs, monkeypatch):
+    gif = encode("a.gif", blobs(2), "gif", "rgb8")
+    for side in (65535, 12000):  # the latter FFmpeg itself would take
+        gif.write_bytes(gif.read_bytes()[:6] + side.to_bytes(2, "little") * 2 + gif.read_bytes()[10:])
+        with pytest.raises(ValueError, match="a.gif: "):
+            probe(gif)
+    wide = encode("wide.mp4", blobs(2), aspect=Fraction(4))
+    monkeypatch.setattr("vidtwin.video.pictures.MAX_PIXELS", 4 * 64 * 48 - 1)
+    with pytest.raises(ValueError, match="wide.mp4: its pictures are 256x48, more than .* pixels; scale it down first"):
+        probe(wide)
+    assert next(iter_frames(wide, square_pixels=False)).image.shape == (48, 64, 3)
+    monkeypatch.setattr("vidtwin.video.decode.MAX_PIXELS", 64 * 48 - 1)
+    for use in (probe, read_video, frame_count):
+        with pytest.raises(ValueError, match="wide.mp4: its pictures are 64x48, more than"):
+            use(wide)
+
+
+def test_thousands_of_streams_are_refused(assets, tmp_path):
+    written = (assets / "h264_aac.mp4").read_bytes()
+    moov, trak = written.index(b"moov") - 4, written.index(b"trak") - 4
+    size = int.from_bytes(written[moov : moov + 4], "big")
+    track = written[trak : trak + int.from_bytes(written[trak : trak + 4], "big")]
+    more = (size + 5000 * len(track)).to_bytes(4, "big") + written[moov + 4 : moov + size] + track * 5000
+    (tmp_path / "many.mp4").write_bytes(written[:moov] + more + written[moov + size :])
+    with pytest.raises(ValueError, match="many.mp4: states more than 256 streams"):
+        probe(tmp_path / "many.mp4")
+
+
+def test_packets_without_end_are_given_up(encode, blobs, monkeypatch):
+    path = encode("barren.mp4", blobs(40), "mjpeg", "yuvj420p")
+    with av.open(path) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    written = bytearray(path.read_bytes())
+    for position, size in packets[5:]:
+        written[position : position + size] = bytes(size)
+    path.write_bytes(written)
+    with pytest.warns(VideoWarning, match="only 5 of 40 frames"):
+        assert len(list(iter_frames(path))) == 5
+    monkeypatch.setattr("vidtwin.video.decode.MAX_BARREN", 20)
+    with pytest.warns(VideoWarning, match="only 5 of 40 frames"):
+        assert len(list(iter_frames(path))) == 5
+    assert frame_count(path) == 40  # as stored
+    for position, size in packets[:5]:
+        written[position : position + size] = bytes(size)
+    path.write_bytes(written)
+    for use in (probe, read_video, frame_count):
+        with pytest.raises(ValueError, match="no frame could be decoded"):
+            use(path)
+
+
+def test_streams_that_appear_late_do_not_end_reading():
+    """PyAV raises an IndexError of its own after the flush; it depends on memory that it does not own, so it is played here."""
+    from vidtwin.video.decode import Tally, demux_packets
+
+    class Container:
+        def demux(self, stream):
+            yield from ("packet", "flush")
+            raise IndexError
+
+    tally = Tally()
+    assert list(demux_packets(Container(), None, tally)) == ["packet", "flush"] and tally.refused == 0
+
+
+def test_frames_are_let_go(assets):
+    """A decoded frame that refers to itself would wait for the garbage collector, and hundreds pile up until it comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        for number, _ in enumerate(iter_frames(assets / "rot90.mp4")):
+            if number % 20 == 19:
+                assert sum(type(thing) is av.VideoFrame for thing in gc.get_objects()) < 10
+    finally:
+        gc.enable()
 
 
 def test_odd_names_and_wrong_extensions(assets, tmp_path):

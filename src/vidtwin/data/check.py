@@ -199,7 +199,9 @@ class _Part:
 def _examine(file: Path | TarMember) -> _Facts | Exception:
     try:
         info = probe(file)
-        times, cuts, is_cut = [], [], CutDetector()
+        is_cut = CutDetector()
+        times: list[float] = []
+        cuts: list[int] = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for frame in iter_frames(file):

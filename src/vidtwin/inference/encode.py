@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class SourceWindow:
     """Frames of a window: pixels (3, n, h, w) fitted to the model, or uint8 (n, H, W, 3) for tiles; the rest as in `Window`."""
 
     index: int
-    pixels: Tensor | np.ndarray
+    pixels: Any
     ticks: tuple[int, ...]
     cuts: tuple[bool, ...]
     last: bool
@@ -157,8 +158,7 @@ def encode_stream(
 
     def encode(source: SourceWindow) -> Window:
         def clip(index: int) -> Tensor:
-            pixels = fit.cut(source.pixels, index) if isinstance(source.pixels, np.ndarray) else source.pixels
-            return padded(pixels, f)
+            return padded(fit.cut(source.pixels, index) if isinstance(fit, Tiling) else source.pixels, f)
 
         posterior = engine.encode(header.tiles, clip)
         logvar = posterior.logvar if header.logvar else None

@@ -133,7 +133,7 @@ class RecordWriter:
             else:
                 text = json.dumps(facts).encode()
                 self._file.truncate(0)
-                self._file.write(PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text)
+                self._write(PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text)
         except BaseException:
             self._file.close()
             raise
@@ -161,8 +161,14 @@ class RecordWriter:
         for name, tensor in tensors.items():
             record[name][0] = tensor
         record["crc"] = checksum(record)
-        self._file.write(record.tobytes())
+        self._write(record.tobytes())
         self.count += 1
+
+    def _write(self, data: bytes) -> None:
+        """All of it, straight to the file: a kill leaves what was written."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def read(self) -> Records:
         """All that was written."""
@@ -179,7 +185,7 @@ class RecordWriter:
 
 def checksum(record: np.ndarray) -> int:
     """CRC-32 of an array of one record but for its first field."""
-    return zlib.crc32(np.ascontiguousarray(record).view(np.uint8)[4:])
+    return zlib.crc32(np.ascontiguousarray(record).view(np.uint8)[4:].data)
 
 
 def write_safetensors(

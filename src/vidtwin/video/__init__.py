@@ -11,11 +11,13 @@ from vidtwin.video.clips import (
     to_clip,
 )
 from vidtwin.video.decode import VideoWarning
+from vidtwin.video.encoding import Encoding
 from vidtwin.video.read import Frame, Video, VideoInfo, frame_count, iter_frames, probe, read_clip, read_video
 from vidtwin.video.write import VideoWriter
 
 __all__ = [
     "POLICIES",
+    "Encoding",
     "Frame",
     "Geometry",
     "Video",

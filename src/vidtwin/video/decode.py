@@ -1,43 +1,41 @@
-"""A video file, opened and decoded packet by packet: clear refusals, damage survived, pictures as displayed."""
+"""A video file, opened and decoded packet by packet: clear refusals, bounds, damage survived."""
 
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EINVAL, ENOMEM
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
-from vidtwin.video.orientation import Orientation
-
 DEFAULT_FPS = Fraction(25)  # for files that state no frame rate at all
-MAX_PIXEL_ASPECT = 32  # pixels stated to be longer than this are taken for square: the file is wrong
+MAX_PIXELS = 2**27  # of a picture, 16384x8192: larger ones are refused before memory is taken for them
+MAX_STREAMS = 256  # of a file
+MAX_BARREN = 100_000  # packets in a row that give no frame, more than an hour of them, after which the rest is given up
 
-# swscale's flags bicubic, accurate_rnd and full_chroma_int, as FFmpeg numbers them: PyAV 17 has no names for the last two.
-# Slower than swscale's default, but without its bias of more than a level, and chroma interpolated.
-SCALER = 0x4 | 0x40000 | 0x2000
-
-# H.273 matrix number, as frames carry it -> name, swscale's number; all others (2 is "untagged") are guessed.
-MATRICES = {
-    1: ("bt709", 1),
-    4: ("fcc", 4),
-    5: ("bt601", 5),
-    6: ("bt601", 5),
-    7: ("smpte240m", 7),
-    9: ("bt2020", 9),
-    10: ("bt2020", 9),
-}
+# FFmpeg's names of the formats that are read: each is one file and all of it. Playlists and what else names other files
+# (hls, dash, concat, sdp, image2, vobsub), devices, subtitles and text made into pictures are not among them; sound is, to
+# be told that a file has nothing else.
+FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,asf,asf_o,flv,live_flv,kux,ogg,mxf,gxf,wtv,"
+    "nut,nsv,nuv,rm,ivr,dv,swf,mxg,lxf,r3d,mlv,cine,ty,pva,pmp,dhav,smjpeg,mpjpeg,ingenient,"
+    "yuv4mpegpipe,ivf,obu,av1,h261,h263,h264,hevc,vvc,evc,m4v,mjpeg,mjpeg_2000,dnxhd,dirac,vc1,vc1test,"
+    "cavsvideo,avs2,avs3,apv,ser,filmstrip,flic,bink,smk,roq,ea,thp,usm,xmv,vmd,gif,apng,jpegxl_anim,"
+    "bmp_pipe,dpx_pipe,exr_pipe,gif_pipe,hdr_pipe,j2k_pipe,jpeg_pipe,jpegls_pipe,jpegxl_pipe,jpegxs_pipe,"
+    "pam_pipe,pbm_pipe,pcx_pipe,pgm_pipe,png_pipe,ppm_pipe,psd_pipe,qoi_pipe,sgi_pipe,sunrast_pipe,tiff_pipe,"
+    "webp_pipe,aac,ac3,ac4,aiff,amr,ape,au,caf,dsf,dts,eac3,flac,mp3,mpc,mpc8,oma,tak,truehd,tta,voc,"
+    "w64,wav,wv"
+)
 
 
 @dataclass(frozen=True)
@@ -66,19 +64,22 @@ def open_video(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError, OSError: `path` cannot be opened.
-        ValueError: it is empty, no video, cut off before its index, or has no video stream that can be decoded.
+        ValueError: it is empty, no video, a playlist or of another format that is not read, cut off before its index, has more
+            than MAX_STREAMS streams, states pictures above MAX_PIXELS, or has no video stream that can be decoded.
     """
     check_file(path)
     # "file:" and the list keep a name such as "a:b.mp4", or a playlist, from being followed to a network address.
     address, protocols = f"file:{file_holding(path)}", "file"
     if isinstance(path, TarMember):  # FFmpeg's window on a part of a file; what follows the first ",,:" is taken as it is
         address, protocols = f"subfile,,start,{path.offset},end,{path.offset + path.size},,:{address}", "file,subfile"
+    limits = {"max_pixels": str(MAX_PIXELS)}
+    opening = {"protocol_whitelist": protocols, "format_whitelist": FORMATS, "max_streams": str(MAX_STREAMS)}
     try:
-        container = av.open(address, metadata_errors="replace", container_options={"protocol_whitelist": protocols})
+        container = av.open(address, metadata_errors="replace", options=limits, container_options=opening)
     except OSError as error:
         raise OSError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
     except FFmpegError as error:
-        raise ValueError(_explain_unreadable(path)) from error
+        raise ValueError(f"{path}: {_explain_unreadable(path, error.errno)}") from error
     with container:
         stream = container.streams.best("video")
         if stream is None or stream.disposition & Disposition.attached_pic:
@@ -87,7 +88,15 @@ def open_video(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
         assert isinstance(stream, VideoStream)
         if stream.codec_context is None:
             raise ValueError(f"{path}: its video codec is unknown to this decoder; convert it to H.264 first")
+        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+            raise ValueError(f"{path}: {too_large(stream.codec_context.width, stream.codec_context.height)}")
+        stream.codec_context.options = limits
         yield container, stream
+
+
+def too_large(width: int, height: int) -> str:
+    """What is said of a picture above MAX_PIXELS."""
+    return f"its pictures are {width}x{height}, more than {MAX_PIXELS} pixels; scale it down first"
 
 
 def file_holding(path: VideoFile) -> Path:
@@ -108,22 +117,30 @@ def check_file(path: VideoFile) -> None:
         raise ValueError(f"{path}: is empty (0 bytes); get the file again")
 
 
-def _explain_unreadable(path: VideoFile) -> str:
+def _explain_unreadable(path: VideoFile, error: int | None) -> str:
+    if error == EINVAL:
+        return "is a playlist, or of a format that is not read here; name the video itself, or convert it to MP4"
+    if error == ENOMEM:
+        return f"states more than {MAX_STREAMS} streams, or sizes beyond the memory; it is damaged, or copy out the video stream"
     with file_holding(path).open("rb") as file:
         file.seek(path.offset if isinstance(path, TarMember) else 0)
         head = file.read(12)
     if head[4:8] == b"ftyp":
-        return f"{path}: is cut off, its index (moov) is missing; get the file again"
-    return f"{path}: is not a video file, or is damaged from its start; choose a video file or get it again"
+        return "is cut off, its index (moov) is missing; get the file again"
+    return "is not a video file, or is damaged from its start; choose a video file or get it again"
 
 
 @dataclass
 class Tally:
-    """What decoding met: frames that came out, how many of those are visibly damaged, packets that were refused."""
+    """What decoding met: frames that came out, how many of those are visibly damaged, packets that were refused.
+
+    barren: packets since something came of one.
+    """
 
     frames: int = 0
     damaged: int = 0
     refused: int = 0
+    barren: int = 0
 
     def finish(self, path: VideoFile, stated: int | None) -> None:
         """One VideoWarning when something is missing or damaged; ValueError when nothing was decoded."""
@@ -141,14 +158,27 @@ class Tally:
 
 
 def demux_packets(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator["Packet[VideoStream]"]:
-    """The stream's packets as they are stored and an empty one that flushes the decoder; damage ends them early."""
+    """The stream's packets as they are stored and an empty one that flushes the decoder.
+
+    Damage ends them early, and so do MAX_BARREN packets in a row of which nothing comes (`tally.barren` of 0 says that
+    something did): a damaged file can go on for ever.
+    """
     try:
-        yield from container.demux(stream)
+        for packet in container.demux(stream):
+            yield packet
+            tally.barren += 1
+            if tally.barren > MAX_BARREN:
+                break
+        else:
+            return
+    except IndexError:  # PyAV, when all is read and flushed, of streams that a file has only further on
+        return
     except FFmpegError:  # the rest of the file cannot be read
-        tally.refused += 1
-        flush: Any = Packet()
-        flush.stream, flush.time_base = stream, stream.time_base
-        yield flush
+        pass
+    tally.refused += 1
+    flush: Any = Packet()
+    flush.stream, flush.time_base = stream, stream.time_base
+    yield flush
 
 
 def decode_packet(packet: "Packet[VideoStream]", tally: Tally) -> list[VideoFrame]:
@@ -159,6 +189,7 @@ def decode_packet(packet: "Packet[VideoStream]", tally: Tally) -> list[VideoFram
         tally.refused += 1
         return []
     tally.frames += len(frames)
+    tally.barren = 0 if frames else tally.barren
     tally.damaged += sum(frame.is_corrupt for frame in frames)
     return frames
 
@@ -174,8 +205,9 @@ def stated_frames(stream: VideoStream) -> int | None:
     """Frames that the container promises to show, or None; those that an edit list cuts away are not promised."""
     if not stream.frames:
         return None
-    cut_away = sum(entry.is_discard for entry in stream.index_entries)
-    return stream.frames - cut_away
+    if stream.container.format.name.startswith("mov"):  # its index is complete, and edited
+        return sum(not entry.is_discard for entry in stream.index_entries) or stream.frames
+    return stream.frames
 
 
 def frame_rate(stream: VideoStream) -> Fraction:
@@ -184,56 +216,3 @@ def frame_rate(stream: VideoStream) -> Fraction:
     if stream.start_time is None and stream.duration is None:
         rates = [stream.guessed_rate, *rates]
     return next((Fraction(rate) for rate in rates if rate), DEFAULT_FPS)
-
-
-def color_matrix(frame: VideoFrame) -> tuple[str, int | None]:
-    """Name and number of the matrix a frame is converted with: its tag, or BT.709 from 720 lines and BT.601 below."""
-    if frame.format.is_rgb:
-        return "rgb", None
-    return MATRICES.get(frame.colorspace, MATRICES[1] if frame.height >= 720 else MATRICES[5])
-
-
-def color_range(frame: VideoFrame) -> ColorRange:
-    """JPEG (full, 0..255) or MPEG (limited, 16..235); an untagged frame is limited unless its format says otherwise."""
-    full = frame.format.is_rgb or frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
-    return ColorRange.JPEG if full else ColorRange.MPEG
-
-
-class Pictures:
-    """Turns decoded frames into pictures as displayed: uint8 (H, W, 3) RGB, rotated, square pixels, all of one size.
-
-    The first frame sets the size; later frames of another size are scaled to it.
-    """
-
-    def __init__(self, path: VideoFile, stream: VideoStream, size: tuple[int, int] | None = None) -> None:
-        aspect = stream.sample_aspect_ratio or Fraction(1)
-        self._pixel_aspect = aspect if 1 <= MAX_PIXEL_ASPECT * aspect <= MAX_PIXEL_ASPECT**2 else Fraction(1)
-        self._path = path
-        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
-        self.size = size  # (height, width) as displayed
-
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
-        orientation = Orientation.of(frame)
-        if self.size is None:
-            self.size = orientation.size((frame.height, max(1, round(frame.width * self._pixel_aspect))))
-        height, width = orientation.size(self.size)
-        # PyAV 18 hides from swscale what is not converted, PyAV 17 does not: reserved values would then be refused, and so
-        # would BT.2020 with constant luminance (10), which swscale can only convert as the other BT.2020 (9).
-        frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
-        if frame.colorspace == 10:
-            frame.colorspace = 9
-        try:
-            rgb = self._reformatter.reformat(
-                frame,
-                width=width,
-                height=height,
-                format="rgb24",
-                src_colorspace=color_matrix(frame)[1],
-                src_color_range=color_range(frame),
-                dst_color_range=ColorRange.JPEG,
-                interpolation=SCALER,
-            )
-        except FFmpegError as error:
-            kind = f"{frame.width}x{frame.height} {frame.format.name}"
-            raise ValueError(f"{self._path}: {kind} pictures cannot be made RGB; convert it to H.264 first") from error
-        return orientation.upright(rgb.to_ndarray())

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
+
+# degrees counterclockwise -> fields of Orientation
+TURNED = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,11 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> "Orientation":
         """What the display matrix of a decoded frame asks for; nothing if it has none."""
-        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        container: Any = SideDataContainer  # frame.side_data would refer back to the frame, and keep it in memory for long
+        try:
+            data = container(frame).get("DISPLAYMATRIX")
+        except ValueError:  # PyAV does not know all kinds of side data, such as EXIF; what it says then lacks mirroring
+            return cls(*TURNED.get(frame.rotation % 360, ()))
         if data is None:
             return cls()
         # The pixel at (x, y) is displayed at (a x + c y, b x + d y).
@@ -49,3 +57,6 @@ class Orientation:
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) stored -> upright, or upright -> stored."""
         return size[::-1] if self.transposed else size
+
+
+UPRIGHT = Orientation()

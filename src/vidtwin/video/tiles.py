@@ -149,7 +149,7 @@ def fit_from_dict(record: dict[str, Any]) -> Fit:
 
 
 def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles of `size` begin that cover `length` evenly and share at least `overlap`: starts(500, 224, 56) -> [0, 138, 276]."""
+    """Where tiles that cover `length` begin, evenly, sharing at least `overlap`: starts(500, 224, 56) -> [0, 138, 276]."""
     if length <= size:
         return [0]
     count = -(-(length - overlap) // (size - overlap))

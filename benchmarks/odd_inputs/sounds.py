@@ -1,0 +1,31 @@
+"""Rows: what goes with the picture, into .mp4 and into .mkv."""
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.odd_inputs.judging import Gives, Row
+from benchmarks.odd_inputs.making import video
+
+FRAMES = 20
+LEFT_OUT = "left out: .mp4 cannot hold it; write .mkv to keep it"
+CODECS = {"AAC": "aac", "Opus": "libopus", "MP3": "libmp3lame", "FLAC": "flac", "PCM": "pcm_s16le"}
+
+
+def both(name: str, mp4: Gives, mkv: Gives, **options: Sequence[str] | int) -> list[Row]:
+    """The same MKV file, to .mp4 and to .mkv."""
+    make = video("in.mkv", frames=FRAMES, **options)
+    return [Row(f"{name}, to MP4", make, mp4), Row(f"{name}, to MKV", make, mkv, out="out.mkv")]
+
+
+def with_sound(codecs: Mapping[str, str]) -> list[Row]:
+    kept = Gives(FRAMES, sound=1)
+    lists = (both(f"{name} in MKV", kept, kept, sound=[codec]) for name, codec in codecs.items())
+    return [row for rows in lists for row in rows]
+
+
+ROWS = [
+    *with_sound(CODECS),
+    *both("no sound", Gives(FRAMES), Gives(FRAMES)),
+    *both("two tracks of sound", Gives(FRAMES, sound=2), Gives(FRAMES, sound=2), sound=["aac", "libopus"]),
+    *both("SubRip subtitles", Gives(FRAMES, notes=(LEFT_OUT,)), Gives(FRAMES, subtitles=1), subtitles=1),
+    *both("chapters", Gives(FRAMES, chapters=2), Gives(FRAMES, chapters=2), chapters=["Opening", "End"]),
+]
