@@ -2,20 +2,38 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vidtwin.cli import COMMANDS
 from vidtwin.model.config import PRESETS
+from vidtwin.video.read import read_video
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_example_runs(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(compile(block, "README.md", "exec"), {})
+def blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_python_examples_run(capsys):
+    first, second = blocks(README)
+    exec(compile(first, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("Latents(structure=(1, 64, 2, 7, 7)")
+    names: dict[str, Any] = {}
+    exec(compile(second, "README.md", "exec"), names)
+    assert names["motion"].shape == (2, 1792)  # as for the released model: 2 x 8 x 16 x 7
+
+
+def test_the_example_of_whole_videos_runs(capsys, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.mp4").write_bytes(clip.read_bytes())
+    (block,) = blocks((ROOT / "docs" / "video.md").read_text())
+    exec(compile(block, "video.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("50 [] Latents(")
+    assert len(read_video(tmp_path / "out.mp4").frames) == 20
 
 
 def test_every_command_and_preset_that_is_named_exists():

@@ -1,5 +1,6 @@
 """Real files, made on the spot: videos of any codec, clock and tags, with sound, subtitles and chapters; and patched bytes."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,8 @@ from av.audio.frame import AudioFrame
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
+
+os.environ.setdefault("SVT_LOG", "1")  # errors alone
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets"
 RATE = 48_000  # of sound

@@ -16,6 +16,7 @@ from vidtwin.video.encoding import Encoding
 from vidtwin.video.work_folder import JOURNAL
 
 JOB = {"input": "in.mp4", "weights": [1, 2]}
+AUTO = Encoding()
 COUNT, STEP = 60, 7  # frames, and from checkpoint to checkpoint
 FORK = multiprocessing.get_context("fork")
 
@@ -24,7 +25,7 @@ def ticks_of(count):
     return (100 + np.cumsum(np.random.default_rng(0).integers(1, 90, count))).tolist()
 
 
-def write(path, frames, *, resume=False, job=JOB, encoding=Encoding(), stop_at=None, checkpoints=True, **more):
+def write(path, frames, *, resume=False, job=JOB, encoding=AUTO, stop_at=None, checkpoints=True, **more):
     """Write all frames from where the state says; a KeyboardInterrupt before frame `stop_at`."""
     clock = Fraction(1, 1000)
     with VideoWriter(path, Fraction(25), frames.shape[1:3], encoding, clock=clock, job=job, resume=resume, **more) as writer:

@@ -23,6 +23,7 @@ from vidtwin.video.tracks import KINDS, QUICKTIME_LANGUAGES, Track, first_packet
 TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}  # tags of the file, not of the work
 STREAM_TAGS = {"language": "language", "title": "title", "name": "title", "filename": "filename", "mimetype": "mimetype"}
 NOT_HEARD = Fraction(1, 5)  # seconds before 0 that a codec may need to get going; what is earlier was to be heard
+CUT_SHORT = Fraction(1, 2)  # seconds that sound may end before its stated end
 NANOSECONDS = Fraction(1, 10**9)
 
 Span = tuple[Fraction | None, Fraction | None]  # seconds; None: no limit
@@ -123,26 +124,28 @@ class Copy:
             stream.discard = Discard.default if stream in timed else Discard.all
         is_matroska = CONTAINERS[self._suffix] in ("matroska", "webm")
         tracks = {stream.index: Track(stream, self._outputs[stream.index], self._origin, is_matroska) for stream in timed}
-        reached = Fraction(0)
+        reached = dict.fromkeys(tracks, Fraction(0))  # seconds of the source
         try:
             for packet in self._container.demux(timed):
                 if packet.size == 0:  # the end
                     continue
-                track = tracks[packet.stream_index]
-                begin = packet.dts if packet.pts is None else packet.pts
+                index, begin = packet.stream_index, packet.dts if packet.pts is None else packet.pts
                 if begin is not None:
-                    reached = begin * packet.time_base
-                    if (self._start is not None and reached < self._start) or (self._stop is not None and reached >= self._stop):
+                    seconds = begin * packet.time_base
+                    reached[index] = seconds + (packet.duration or 0) * packet.time_base
+                    if (self._start is not None and seconds < self._start) or (self._stop is not None and seconds >= self._stop):
                         continue
-                fault = track.place(packet)
+                fault = tracks[index].place(packet)
                 if fault:
-                    self._left_out[fault][packet.stream_index] += 1
+                    self._left_out[fault][index] += 1
                 else:
-                    yield track.seconds, packet
+                    yield tracks[index].seconds, packet
         except FFmpegError:
-            self.notes.append(f"{self._source} cannot be read beyond {float(reached):.2f} s; sound and subtitles end there")
+            self.notes.append(
+                f"{self._source} cannot be read to its end; sound and subtitles stop at {float(max(reached.values())):.2f} s"
+            )
         for stream in timed:
-            self._note_packets(stream, tracks[stream.index].earliest)
+            self._note_packets(stream, tracks[stream.index].earliest, reached[stream.index])
 
     def _reason_against(self, stream: Stream, sample: Packet | None) -> str | None:
         """Why a stream beside the picture is not copied; None if it is, and "" if it needs no words. sample: a packet of it."""
@@ -179,7 +182,7 @@ class Copy:
         if chapters:
             container.set_chapters(chapters)
 
-    def _note_packets(self, stream: Stream, earliest: Fraction) -> None:
+    def _note_packets(self, stream: Stream, earliest: Fraction, reached: Fraction) -> None:
         damaged, early = (self._left_out[fault][stream.index] for fault in ("damaged", "early"))
         if damaged:
             self.notes.append(f"{name_of(stream)}: {_packets(damaged)} left out, damaged")
@@ -187,6 +190,10 @@ class Copy:
             self.notes.append(f"{name_of(stream)}: {_packets(early)} from before the first picture left out; .mp4 can hold them")
         elif earliest < -NOT_HEARD:
             self.notes.append(f"{name_of(stream)}: {float(-earliest):.2f} s from before the first picture kept, but not played")
+        if stream.duration and stream.time_base and stream.type == "audio" and self._stop is None:
+            stated = ((stream.start_time or 0) + stream.duration) * stream.time_base
+            if reached < stated - CUT_SHORT:
+                self.notes.append(f"{name_of(stream)} is cut off: it ends at {float(reached):.2f} of {float(stated):.2f} s")
 
 
 def sound_note(source: VideoFile) -> str | None:
