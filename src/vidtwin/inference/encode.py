@@ -210,7 +210,7 @@ def encode_video(
         start=start,
         logvar=logvar,
     )
-    with LatentWriter(out, header, resume) as writer:
+    with LatentWriter(out, header, resume, {"stop": stop, "batch": engine.plan.batch}) as writer:
         ticks = writer.ticks
         if progress and len(ticks):
             progress(len(ticks))

@@ -65,7 +65,7 @@ class Engine:
             below this, in dB, the work is refused. 0 does not check.
 
     A result with NaN or infinite values is computed again in float32; running out of memory halves the batch. Both are said
-    once, as a `PrecisionWarning`, and kept in `notes`.
+    once, as a `PrecisionWarning`. `notes` has what the checks found.
 
     Raises:
         ValueError: a batch below 1, or a negative check_db.
@@ -97,6 +97,7 @@ class Engine:
         self.plan = Plan(batch, encode_dtype, dtype, clip_bytes, free)
         self.batch = batch
         self.notes: list[str] = []
+        self._said: set[str] = set()
         self._encoder = model if encode_dtype == own else half(model, ENCODER, encode_dtype)
         self._decoder = model if dtype == own else half(model, DECODER, dtype)
         self._float32: VidTwin | None = model if own == torch.float32 else None
@@ -207,8 +208,8 @@ class Engine:
         self.notes.append(text)
 
     def _say(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+        if text not in self._said:
+            self._said.add(text)
             warnings.warn(text, PrecisionWarning, stacklevel=2)
 
 
@@ -241,14 +242,19 @@ def fits(config: VidTwinConfig, dtype: torch.dtype, free: int | None) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be allocated: of the GPU, or of this machine as Linux estimates it; None where that is not known."""
+    """Bytes that can be allocated: of the GPU, or of this machine or container by what Linux says; None where it does not."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        available = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
+    try:
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return available
+    return min(available, limit - used)
 
 
 def precisions(encode_dtype: torch.dtype, dtype: torch.dtype) -> str:

@@ -8,6 +8,7 @@ Letters: N windows, T tiles of a frame; f frames of a window.
 """
 
 import json
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -163,6 +164,9 @@ class LatentWriter:
 
     If the block ends by an error, what was written stays for `resume` if it is at least a window.
 
+    Args:
+        job: what else a run that goes on must have been begun with, JSON-able; it is not in the finished file.
+
     Attributes:
         count: windows that are there.
 
@@ -170,10 +174,11 @@ class LatentWriter:
         ValueError: with `resume`, what is there was begun with other options. OSError: `path` cannot be written.
     """
 
-    def __init__(self, path: str | Path, header: Header, resume: bool = False):
+    def __init__(self, path: str | Path, header: Header, resume: bool = False, job: Mapping[str, Any] | None = None):
         self.path, self.header = Path(path), header
         check_writable(self.path)
-        self._records = records.RecordWriter(partial_path(self.path), header.to_dict(), record_dtype(header), resume)
+        facts = header.to_dict() | dict(job or {})
+        self._records = records.RecordWriter(partial_path(self.path), facts, record_dtype(header), resume)
 
     def __enter__(self) -> "LatentWriter":
         return self
