@@ -6,7 +6,7 @@
 Videos, images, latent files (finished and growing), checkpoints, configs and recipes are damaged (`fuzzing/mutations.py`) and read
 as a user would (`fuzzing/readers.py`) by child processes under watch (`fuzzing/workers.py`). A file may be read, with a
 VideoWarning or without, or be refused by a ValueError or OSError of one line that names it. All else is a finding, and ends
-the run with exit code 1.
+the run with exit code 1. For Linux.
 """
 
 import argparse

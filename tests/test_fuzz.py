@@ -1,6 +1,7 @@
 """Some of the cases of benchmarks/fuzz.py, and that it finds what it is there to find."""
 
 import os
+import sys
 import time
 import warnings
 from dataclasses import replace
@@ -17,6 +18,8 @@ from vidtwin.video.decode import VideoWarning
 
 SLOW = "released"  # a second each
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux tells it")
+
 
 @pytest.fixture(scope="module")
 def seeds() -> list[Seed]:
@@ -24,7 +27,7 @@ def seeds() -> list[Seed]:
 
 
 def test_damaged_files_are_read_or_refused_in_one_line(seeds, tmp_path):
-    outcomes = [watched(run_case, tmp_path, n, *make_case(seeds, 0, n)) for n in range(120) if kind_of(0, n) != SLOW]
+    outcomes = [watched(run_case, tmp_path, n, *make_case(seeds, 0, n)) for n in range(100) if kind_of(0, n) != SLOW]
     assert {outcome.kind for outcome in outcomes} == KINDS.keys() - {SLOW}
     assert [outcome for outcome in outcomes if outcome.result == "finding"] == []
     assert {outcome.result for outcome in outcomes} == {"read", "warned", "refused"}

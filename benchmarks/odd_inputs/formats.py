@@ -23,6 +23,7 @@ ROWS = [
     Row("H.264 and AAC, TS", video("in.ts", frames=25, sound=["aac"]), Gives(25, sound=1)),
     Row("H.264 and AAC, FLV", video("in.flv", sound=["aac"]), Gives(8, sound=1)),
     Row("Sorenson (FLV1), FLV", video("in.flv", codec="flv"), Gives(8)),
+    Row("Theora and Vorbis, Ogg (.ogv)", asset("theora_vorbis.ogv"), Gives(8, sound=1)),
     Row("VP8, Ogg (.ogv)", video("in.ogv", codec="libvpx"), Gives(8)),
     Row("WMV", video("in.wmv", codec="wmv2"), Gives(8)),
     Row("fragmented MP4", asset("fragmented.mp4"), Gives(50, sound=1)),

@@ -16,6 +16,7 @@ from av.video.reformatter import ColorRange
 os.environ.setdefault("SVT_LOG", "1")  # errors alone
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets"
+FILES = Path(__file__).parent / "files"  # of codecs that PyAV cannot write
 RATE = 48_000  # of sound
 MILLISECOND = Fraction(1, 1000)
 
@@ -140,8 +141,8 @@ def _lines(stream: Any, seconds: Fraction) -> Iterator[Packet]:
 
 
 def asset(name: str) -> Make:
-    """A file that the tests carry."""
-    return lambda folder: ASSETS / name
+    """A file that the tests or this folder carry."""
+    return lambda folder: ASSETS / name if (ASSETS / name).exists() else FILES / name
 
 
 def video(name: str, **options: Any) -> Make:

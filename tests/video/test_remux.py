@@ -304,6 +304,14 @@ def test_a_source_that_breaks_off_is_copied_up_to_there(tmp_path, make_source, b
     assert len(read_video(tmp_path / "out.mkv").frames) == FRAMES
 
 
+def test_sound_that_is_cut_off_is_noted(tmp_path, make_source, blobs):
+    source, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    write(source, make_source("in.mkv"), blobs)  # its index comes first
+    cut.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    (note,) = write(tmp_path / "out.mp4", cut, blobs)
+    assert note.startswith("sound (stream 1, aac, eng) is cut off: it ends at 1.") and note.endswith(" of 2.00 s")
+
+
 def test_a_source_that_cannot_be_read_leaves_the_picture(tmp_path, make_source, blobs):
     for source in (tmp_path / "none.mp4", tmp_path):
         (note,) = write(tmp_path / "out.mp4", source, blobs)
@@ -323,29 +331,21 @@ def test_the_source_can_be_the_output(tmp_path, make_source, blobs):
     assert_same_packets(tracks_of(copy)["aac", "Track 0"], tracks_of(source)["aac", "Track 0"])
 
 
-class FakeStream:
-    """As much of a stream as a `Track` looks at."""
-
-    type, time_base, index = "subtitle", Fraction(1, 1000), 0
-
-
-def test_damaged_times_are_told_apart():
-    track = Track(FakeStream(), FakeStream(), Fraction(1, 2), is_matroska=False)
-
-    def placed(pts, dts):
-        packet = Packet(b"text")
-        packet.time_base, packet.pts, packet.dts, packet.duration = Fraction(1, 1000), pts, dts, 10
-        return packet
-
-    packets = [placed(*times) for times in [(None, None), (100, 100), (600, 600), (600, 600), (650, 700), (500, 500), (None, 800)]]
-    outcome = []
-    for packet in packets:
-        try:
-            outcome.append(track.place(packet))
-        except TypeError:  # a fake stream cannot be set, and is the last thing that is
-            outcome.append("")
-    assert outcome == ["damaged", "early", "", "", "damaged", "damaged", ""]
-    assert [packet.dts for packet in packets if outcome[packets.index(packet)] == ""] == [100, 101, 300]
+def test_damaged_times_are_told_apart(make_source, tmp_path):
+    source = make_source("in.mkv", (), ["subrip"])
+    with av.open(source) as container, av.open(tmp_path / "out.mkv", "w") as output:
+        stream = container.streams.subtitles[0]
+        out = output.add_stream_from_template(stream, opaque=True)
+        track = Track(stream, out, Fraction(1, 2), (Fraction(1, 20), Fraction(9, 10)), is_matroska=False)
+        packets = []
+        for times in [(None, None), (40, 40), (100, 100), (600, 600), (600, 600), (650, 700), (500, 500), (None, 800), (900, 900)]:
+            packet = Packet(b"text")
+            packet.time_base, (packet.pts, packet.dts), packet.duration = Fraction(1, 1000), times, 10
+            packets.append(packet)
+        assert [track.place(packet) for packet in packets] == [False, False, False, True, True, False, False, True, False]
+        assert track.left_out == {"damaged": 3, "outside": 2, "early": 1}
+        assert [packet.dts for packet in packets if packet.stream is out] == [100, 101, 300]
+        assert track.reached == Fraction(91, 100)
 
 
 def test_sound_of_png_files_is_noted(tmp_path, make_source, blobs):

@@ -23,7 +23,8 @@ from vidtwin.video.encoder import configure, padded
 from vidtwin.video.encoding import CONTAINERS, Settings
 from vidtwin.video.matroska import PLACEHOLDER, set_display_size
 from vidtwin.video.orientation import Orientation
-from vidtwin.video.remux import Copy, Span
+from vidtwin.video.remux import Copy
+from vidtwin.video.tracks import Span
 
 BITEXACT = 0x400  # FFmpeg's flag: no random numbers in the file
 MILLISECONDS = 1000  # ticks per second in Matroska
@@ -197,12 +198,13 @@ class Movie:
     def _timed(self, packets: Iterable[Packet], stream: Any, stamps: "array[int]") -> Iterator[tuple[float, Packet]]:
         """Seconds and packet, in the order shown, which is the order stored."""
         unit = Fraction(stream.time_base)
+        seconds = float(unit)
         durations = (after - before for before, after in pairwise(stamps))
         last = max(1, round(1 / (self.fps * unit)))
         for packet, stamp, duration in zip(packets, stamps, chain(durations, (last,)), strict=True):
             packet.pts = packet.dts = stamp
             packet.duration, packet.stream, packet.time_base = duration, stream, unit
-            yield float(stamp * unit), packet
+            yield stamp * seconds, packet
 
 
 class _RefusedError(Exception):

@@ -4,7 +4,6 @@ Nothing is encoded anew: packets keep their bytes and their order, and their tim
 container cannot hold is left out, and named.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -18,15 +17,13 @@ from av.stream import Discard, Disposition, Stream
 
 from vidtwin.video.decode import VideoFile, open_video
 from vidtwin.video.encoding import CONTAINERS
-from vidtwin.video.tracks import KINDS, QUICKTIME_LANGUAGES, Track, first_packets, holds, name_of
+from vidtwin.video.tracks import KINDS, QUICKTIME_LANGUAGES, Span, Track, first_packets, holds, name_of
 
 TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}  # tags of the file, not of the work
 STREAM_TAGS = {"language": "language", "title": "title", "name": "title", "filename": "filename", "mimetype": "mimetype"}
 NOT_HEARD = Fraction(1, 5)  # seconds before 0 that a codec may need to get going; what is earlier was to be heard
 CUT_SHORT = Fraction(1, 2)  # seconds that sound may end before its stated end
 NANOSECONDS = Fraction(1, 10**9)
-
-Span = tuple[Fraction | None, Fraction | None]  # seconds; None: no limit
 
 
 class Copy:
@@ -59,13 +56,11 @@ class Copy:
         refused: set[int] | None = None,
     ) -> None:
         self._source, self._suffix, self._origin, self._end = source, suffix, origin, end
-        self._start, self._stop = span
-        self._refused = refused or set()
+        self._span, self._refused = span, refused or set()
         self._container: InputContainer | None = None
         self._stack = ExitStack()
         self._inputs: list[Any] = []  # streams of the source that are copied
         self._outputs: dict[int, Any] = {}  # index in the source -> stream of the output
-        self._left_out: dict[str, Counter[int]] = {"damaged": Counter(), "early": Counter()}
         self.notes: list[str] = []
 
     def __enter__(self) -> "Copy":
@@ -123,29 +118,17 @@ class Copy:
         for stream in self._container.streams:
             stream.discard = Discard.default if stream in timed else Discard.all
         is_matroska = CONTAINERS[self._suffix] in ("matroska", "webm")
-        tracks = {stream.index: Track(stream, self._outputs[stream.index], self._origin, is_matroska) for stream in timed}
-        reached = dict.fromkeys(tracks, Fraction(0))  # seconds of the source
+        copies = [Track(stream, self._outputs[stream.index], self._origin, self._span, is_matroska) for stream in timed]
+        tracks = {track.stream.index: track for track in copies}
         try:
             for packet in self._container.demux(timed):
-                if packet.size == 0:  # the end
-                    continue
-                index, begin = packet.stream_index, packet.dts if packet.pts is None else packet.pts
-                if begin is not None:
-                    seconds = begin * packet.time_base
-                    reached[index] = seconds + (packet.duration or 0) * packet.time_base
-                    if (self._start is not None and seconds < self._start) or (self._stop is not None and seconds >= self._stop):
-                        continue
-                fault = tracks[index].place(packet)
-                if fault:
-                    self._left_out[fault][index] += 1
-                else:
-                    yield tracks[index].seconds, packet
+                if packet.size and (track := tracks[packet.stream_index]).place(packet):  # the last ones are empty
+                    yield track.seconds, packet
         except FFmpegError:
-            self.notes.append(
-                f"{self._source} cannot be read to its end; sound and subtitles stop at {float(max(reached.values())):.2f} s"
-            )
-        for stream in timed:
-            self._note_packets(stream, tracks[stream.index].earliest, reached[stream.index])
+            end = float(max(track.reached for track in copies))
+            self.notes.append(f"{self._source} cannot be read to its end; sound and subtitles stop at {end:.2f} s")
+        for track in copies:
+            self._note_packets(track)
 
     def _reason_against(self, stream: Stream, sample: Packet | None) -> str | None:
         """Why a stream beside the picture is not copied; None if it is, and "" if it needs no words. sample: a packet of it."""
@@ -182,18 +165,18 @@ class Copy:
         if chapters:
             container.set_chapters(chapters)
 
-    def _note_packets(self, stream: Stream, earliest: Fraction, reached: Fraction) -> None:
-        damaged, early = (self._left_out[fault][stream.index] for fault in ("damaged", "early"))
-        if damaged:
-            self.notes.append(f"{name_of(stream)}: {_packets(damaged)} left out, damaged")
-        if early:
-            self.notes.append(f"{name_of(stream)}: {_packets(early)} from before the first picture left out; .mp4 can hold them")
-        elif earliest < -NOT_HEARD:
-            self.notes.append(f"{name_of(stream)}: {float(-earliest):.2f} s from before the first picture kept, but not played")
-        if stream.duration and stream.time_base and stream.type == "audio" and self._stop is None:
+    def _note_packets(self, track: Track) -> None:
+        stream, name = track.stream, name_of(track.stream)
+        if damaged := track.left_out["damaged"]:
+            self.notes.append(f"{name}: {_packets(damaged)} left out, damaged")
+        if early := track.left_out["early"]:
+            self.notes.append(f"{name}: {_packets(early)} from before the first picture left out; .mp4 can hold them")
+        elif track.earliest < -NOT_HEARD:
+            self.notes.append(f"{name}: {float(-track.earliest):.2f} s from before the first picture kept, but not played")
+        if stream.duration and stream.type == "audio" and self._span[1] is None:
             stated = ((stream.start_time or 0) + stream.duration) * stream.time_base
-            if reached < stated - CUT_SHORT:
-                self.notes.append(f"{name_of(stream)} is cut off: it ends at {float(reached):.2f} of {float(stated):.2f} s")
+            if track.reached < stated - CUT_SHORT:
+                self.notes.append(f"{name} is cut off: it ends at {float(track.reached):.2f} of {float(stated):.2f} s")
 
 
 def sound_note(source: VideoFile) -> str | None:

@@ -1,8 +1,10 @@
 """Single streams of a source, on their way into another container."""
 
+from collections import Counter
 from fractions import Fraction
 from io import BytesIO
 from itertools import islice
+from math import ceil, lcm
 from typing import Any
 
 import av
@@ -21,28 +23,66 @@ _KNOWN = "tib wel ces ger gre baq per fra arm ice geo mac may bur dut nor ron sl
 QUICKTIME_LANGUAGES = dict(zip(_UNKNOWN.split(), _KNOWN.split(), strict=True))
 
 
-class Track:
-    """Moves the packets of one stream onto the clock of its copy."""
+Span = tuple[Fraction | None, Fraction | None]  # start and stop in seconds of the source; None: no limit
 
-    def __init__(self, stream: Any, out: Any, origin: Fraction, is_matroska: bool) -> None:
-        self._out, self._unit = out, Fraction(out.time_base)
-        self._ratio, self._shift = stream.time_base / self._unit, origin / self._unit
+
+class Track:
+    """Moves the packets of one stream onto the clock of its copy, which has to have one already.
+
+    Attributes:
+        seconds: in the output, of the packet placed last.
+        left_out: packets that have no place, by the reason: "damaged" (their times), "early" (the container holds no such
+            times), "outside" the span.
+    """
+
+    def __init__(self, stream: Any, out: Any, origin: Fraction, span: Span, is_matroska: bool) -> None:
+        self.stream, self._out = stream, out
+        self._unit, self._old_unit = Fraction(out.time_base), Fraction(stream.time_base)
+        # A time t in the source is (t * scale - shift) / parts in the output, whole numbers all.
+        ratio, shift = self._old_unit / self._unit, origin / self._unit
+        self._parts = lcm(ratio.denominator, shift.denominator)
+        self._scale, self._shift = int(ratio * self._parts), int(shift * self._parts)
+        self._start, self._stop = (None if side is None else ceil(side / self._old_unit) for side in span)
         self._gap = 0 if is_matroska else 1  # ticks between packets, at least
         self._earliest_allowed: int | None = None
         if stream.type != "audio":
             self._earliest_allowed = 0
         elif is_matroska:  # it holds times from 0 on, before the samples that a codec says to skip are taken off
-            delay = Fraction(stream.codec_context.delay, stream.codec_context.sample_rate or 1)
-            self._earliest_allowed = -_rounded(delay / self._unit)
+            delay = Fraction(stream.codec_context.delay, stream.codec_context.sample_rate or 1) / self._unit
+            self._earliest_allowed = -_nearest(delay.numerator, delay.denominator)
         self._last: tuple[int, int] | None = None  # dts of the last packet, in the source and in the output
-        self.seconds = 0.0  # of the packet placed last
-        self.earliest = Fraction(0)
+        self._earliest = self._reached = 0
+        self._to_seconds = float(self._unit)
+        self.seconds = 0.0
+        self.left_out: Counter[str] = Counter()
 
-    def place(self, packet: Packet) -> str:
-        """Set stream, times and clock of the copy; if that cannot be, what is wrong with the packet."""
+    @property
+    def earliest(self) -> Fraction:
+        """Seconds in the output, not above 0, at which the first packet begins."""
+        return self._earliest * self._unit
+
+    @property
+    def reached(self) -> Fraction:
+        """Seconds in the source at which the last packet ends, placed or not."""
+        return self._reached * self._old_unit
+
+    def place(self, packet: Packet) -> bool:
+        """Set stream, times and clock of the copy; whether the packet has a place in it."""
+        reason = self._place(packet)
+        if reason:
+            self.left_out[reason] += 1
+        return not reason
+
+    def _place(self, packet: Packet) -> str:
         dts = packet.pts if packet.dts is None else packet.dts
         pts = packet.dts if packet.pts is None else packet.pts
-        if dts is None or pts is None or pts < dts or (self._last is not None and dts < self._last[0]):
+        if dts is None or pts is None or pts < dts:
+            return "damaged"
+        duration = packet.duration or 0
+        self._reached = pts + duration
+        if (self._start is not None and pts < self._start) or (self._stop is not None and pts >= self._stop):
+            return "outside"
+        if self._last is not None and dts < self._last[0]:
             return "damaged"
         new_pts, new_dts = self._moved(pts), self._moved(dts)
         if self._earliest_allowed is not None and new_pts < self._earliest_allowed:
@@ -50,22 +90,21 @@ class Track:
         if self._last is not None:
             new_dts = max(new_dts, self._last[1] + self._gap)
         self._last = dts, new_dts
+        self._earliest = min(self._earliest, new_pts)
+        self.seconds = new_dts * self._to_seconds
         packet.pts, packet.dts = max(new_pts, new_dts), new_dts
-        packet.duration = _rounded((packet.duration or 0) * self._ratio)
-        packet.stream, packet.time_base = self._out, self._unit
-        self.seconds = float(new_dts * self._unit)
-        self.earliest = min(self.earliest, new_pts * self._unit)
+        packet.duration = _nearest(duration * self._scale, self._parts)
+        packet.time_base, packet.stream = self._unit, self._out
         return ""
 
     def _moved(self, ticks: int) -> int:
-        return _rounded(ticks * self._ratio - self._shift)
+        return _nearest(ticks * self._scale - self._shift, self._parts)
 
 
-def _rounded(value: Fraction) -> int:
-    """To the nearest whole number, halves away from 0, as FFmpeg does."""
-    twice = 2 * abs(value.numerator) + value.denominator
-    rounded = twice // (2 * value.denominator)
-    return rounded if value >= 0 else -rounded
+def _nearest(number: int, parts: int) -> int:
+    """number / parts as the nearest whole number, halves away from 0, as FFmpeg rounds."""
+    nearest = (2 * abs(number) + parts) // (2 * parts)
+    return nearest if number >= 0 else -nearest
 
 
 def holds(container: str, stream: Stream, sample: Packet | None) -> bool:

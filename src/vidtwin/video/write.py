@@ -26,8 +26,9 @@ from vidtwin.video.encoding import CONTAINERS, Encoding, is_pattern, is_picture_
 from vidtwin.video.movie import Movie, Timing
 from vidtwin.video.orientation import Orientation
 from vidtwin.video.png import PngFiles, check_target
-from vidtwin.video.remux import Span, sound_note
+from vidtwin.video.remux import sound_note
 from vidtwin.video.segments import Segments
+from vidtwin.video.tracks import Span
 from vidtwin.video.work_folder import WorkFolder, sync_folder
 
 AUTO, UPRIGHT, SQUARE = Encoding(), Orientation(), Fraction(1)
