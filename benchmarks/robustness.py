@@ -19,19 +19,18 @@ from typing import Any
 
 from av.error import FFmpegError
 
-from benchmarks.odd_inputs import broken, formats, looks, sounds, timing
-from benchmarks.odd_inputs.judging import MILLISECONDS, Result, Row, faults, pairs, timing_error
-from benchmarks.odd_inputs.launch import MEMORY, SECONDS, Job, Launcher
+from benchmarks.odd_inputs import broken, formats, lies, looks, sounds, timing
+from benchmarks.odd_inputs.judging import Result, Row, faults, pairs, timing_error
+from benchmarks.odd_inputs.launch import Job, Launcher
 from benchmarks.odd_inputs.media import Media, matched, output_of, source_of
-from benchmarks.setting import RESULTS, setting, write_results
-from vidtwin.files import atomic_output
 
 GROUPS = {
     "Time": timing.ROWS,
     "Picture": looks.ROWS,
     "Codecs, containers, pipes": formats.ROWS,
     "Sound, subtitles, chapters": sounds.ROWS,
-    "Damaged, false and hostile": broken.ROWS,
+    "Damaged, or no video": broken.ROWS,
+    "Headers that lie": lies.ROWS,
 }
 
 

@@ -178,7 +178,7 @@ def pairs(source: Media, output: Media) -> list[tuple[Track, Track]]:
     """Tracks of the output, each with the one of the source that it is a copy of."""
     left, found = list(source.tracks), []
     for after in output.tracks:
-        alike = [track for track in left if (track.kind, track.codec) == (after.kind, after.codec)]
+        alike = [track for track in left if track.kind == after.kind]
         best = max(alike, key=lambda track: len(matched(track, after)), default=None)
         if best is not None:
             left.remove(best)

@@ -104,7 +104,7 @@ class Records:
 
     def column(self, name: str) -> Iterator[bytes]:
         """A tensor of all windows, one after another, in pieces."""
-        step = max(1, CHUNK // self._map.dtype[name].itemsize)
+        step = max(1, CHUNK // max(1, self._map.dtype[name].itemsize))
         for start in range(0, len(self._map), step):
             yield np.ascontiguousarray(self._map[name][start : start + step]).tobytes()
 
