@@ -93,9 +93,7 @@ def test_stopped_and_resumed_is_the_same(tmp_path, blobs, name):
         assert os.listdir(tmp_path / "b") == ([f".{name}.partial"] if stop_at > 3 else [])
     begin, notes = write(tmp_path / "b" / name, frames, resume=True, ticks=ticks)
     assert begin == 12 and notes == [f"pictures hold no times; {TIMES} beside them does"]
-    a, b = (
-        {path.name: path.read_bytes() for path in (tmp_path / side).rglob("*") if path.is_file()} for side in ("a", "b")
-    )
+    a, b = ({path.name: path.read_bytes() for path in (tmp_path / side).rglob("*") if path.is_file()} for side in ("a", "b"))
     assert a == b and len(a) == 21
     assert a[TIMES].decode().splitlines()[:4] == ["frame,seconds", "0,0.000000000", "1,0.007000000", "2,0.028000000"]
 
