@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidtwin.files import atomic_output, check_writable, tensor_output
+from vidtwin.files import atomic_output, check_writable, in_line, tensor_output
 from vidtwin.model.config import VidTwinConfig
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -68,9 +68,13 @@ class Checkpointed(
             ValueError: the config or the tensors are not those of a VidTwin; the message lists what differs.
         """
         folder = find_folder(name, **hub_options)
-        model = cls(read_config(folder))
+        config, tensors = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
+        with torch.device("meta"):  # no memory is taken for a model that the file does not hold
+            expected = {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}  # type: ignore[attr-defined]
+        refuse_differences(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(folder))
+        model = cls(config)
         assert isinstance(model, nn.Module)
-        load_strictly(model, read_tensors(folder / WEIGHTS_FILE), str(folder))
+        load_strictly(model, tensors, str(folder))
         return model.eval()
 
     def save_pretrained(  # type: ignore[override]
@@ -152,8 +156,8 @@ def read_config_file(path: Path) -> VidTwinConfig:
         return VidTwinConfig.from_dict(fields)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: {in_line(error)}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -163,7 +167,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or cut short ({error}); copy or download it again") from error
+        raise ValueError(f"{path}: not a safetensors file, or cut short ({in_line(error)}); copy or download it again") from error
 
 
 def read_state_dict(path: Path, remedy: str) -> dict[str, Tensor]:
@@ -196,7 +200,7 @@ def refuse_differences(
     unknown = [name for name in found if name not in expected]
     missing = [name for name in expected if name not in found]
     misshaped = [
-        f"{name} {shape} instead of {expected[name]}"
+        f"{name} {in_line(shape)} instead of {expected[name]}"
         for name, shape in found.items()
         if name in expected and shape != expected[name]
     ]
@@ -208,7 +212,7 @@ def refuse_differences(
 
 def shorten(names: list[str], most: int = 5) -> str:
     """The first few names and how many more there are."""
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+    return in_line(", ".join(names[:most])) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -240,7 +244,7 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks for {name.group(1)}" if name else "is not one that torch wrote, or is damaged"
+        what = f"asks for {in_line(name.group(1))}" if name else "is not one that torch wrote, or is damaged"
         raise ValueError(
             f"{path}: refused, its pickle {what}; nothing was run; "
             "give a checkpoint of tensors, or convert it to .safetensors where it was made"
@@ -249,7 +253,7 @@ def read_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged file can raise anything in the unpickler
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: not a torch checkpoint, or cut short ({reason}); copy or download it again") from error
+        raise ValueError(f"{path}: not a torch checkpoint, or cut short ({in_line(reason)}); copy or download it again") from error
 
 
 def _numpy_scalars() -> list[Any]:

@@ -8,6 +8,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
+def in_line(text: object, most: int = 400) -> str:
+    """What a file made say, safe to show: one line, printable characters only, its middle left out if it is long."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: 100 * most])
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 4 :]}"
+
+
 @contextlib.contextmanager
 def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffix); rename it to `path` on success, delete it on any error.

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
+from vidtwin.files import in_line
 from vidtwin.inference.latent_video import KEY, LatentVideo
 from vidtwin.loading import is_folder_weights
 from vidtwin.loading import load_weights as load_weights  # also by this name
@@ -50,7 +51,7 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, str]]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or cut short ({error}); copy or download it again") from error
+        raise ValueError(f"{path}: not a safetensors file, or cut short ({in_line(error)}); copy or download it again") from error
 
 
 def _describe_folder(folder: Path) -> dict[str, str]:

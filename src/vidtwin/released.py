@@ -7,6 +7,7 @@ that its forward never reads and four position tables that follow from the confi
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from vidtwin.model.backbone import spatial_positions, temporal_positions
 from vidtwin.model.config import PRESETS, VidTwinConfig, preset
 from vidtwin.model.vidtwin import VidTwin
 
+TABLES = [f"{part}.{name}" for part in ("encoder", "decoder") for name in ("pos_embed", "pos_embed_temporal")]
 RELEASED_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
 # ours: released. {i} is a layer number; the released numbers of {2i} and {3i} count the activations in between.
@@ -95,6 +97,7 @@ def position_tables(config: VidTwinConfig) -> dict[str, Tensor]:
     }
 
 
+@lru_cache(maxsize=32)  # a second each
 def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
     """Every name of the released layout of a config, without `loss.*`, with its shape (587 names for "released").
 
@@ -115,7 +118,7 @@ def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
         )
     with torch.device("meta"):
         parameters = {released_name(name): tuple(t.shape) for name, t in VidTwin(config).state_dict().items()}
-    tables = {name: tuple(table.shape) for name, table in position_tables(config).items()}
+        tables = {name: tuple(table.shape) for name, table in position_tables(config).items()}
     return parameters | unused_shapes(config) | tables
 
 
@@ -134,14 +137,18 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     """
     config = preset(config) if isinstance(config, str) else config
     tensors = read_released(path)
-    expected = released_shapes(config)
+    try:
+        expected = released_shapes(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     found = {name: tensor for name, tensor in tensors.items() if not name.startswith("loss.")}
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    shapes |= {name: expected[name] for name in TABLES if name not in shapes}
+    if shapes != expected:
+        refuse_differences(expected, shapes, str(path), "try " + _fitting_preset(shapes))
     tables = position_tables(config)
     for name, table in tables.items():
         found.setdefault(name, table)
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    if shapes != expected:
-        refuse_differences(expected, shapes, str(path), "try " + _fitting_preset(shapes))
     for name, table in tables.items():
         if not torch.allclose(found[name].double(), table, rtol=0, atol=1e-3):
             raise ValueError(f"{path}: {name} is not the position table of this config; the file is of another model")

@@ -3,6 +3,7 @@
 Letters: T tiles of a frame (1 but for policy "tile"); f frames of a window, n of them in the video.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -13,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from vidtwin.checkpoint import weights_hash
+from vidtwin.files import in_line
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
@@ -133,22 +135,29 @@ class Header:
                 raise ValueError(f"format version {facts['version']}; this vidtwin reads version {VERSION}")
             transposed, rows, columns = (bool(value) for value in facts["orientation"])
             return Header(
-                fps=Fraction(facts["fps"]),
-                clock=Fraction(facts["clock"]),
+                fps=_fraction(facts["fps"]),
+                clock=_fraction(facts["clock"]),
                 geometry=fit_from_dict(facts["geometry"]),
                 overlap=int(facts["overlap"]),
-                pixel_aspect=Fraction(facts["pixel_aspect"]),
+                pixel_aspect=_fraction(facts["pixel_aspect"]),
                 orientation=Orientation(transposed, rows, columns),
                 config=VidTwinConfig.from_dict(facts["config"]),
-                weights=Identity(str(facts["weights"]), str(facts["weights_hash"])),
-                precision=str(facts["precision"]),
+                weights=Identity(in_line(facts["weights"]), in_line(facts["weights_hash"])),
+                precision=in_line(facts["precision"]),
                 logvar=bool(facts["logvar"]),
-                source=Path(str(facts["source"])).name,
+                source=in_line(Path(str(facts["source"])).name),
                 source_bytes=int(facts["source_bytes"]),
                 first_frame=int(facts["first_frame"]),
             )
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"{error} is missing" if isinstance(error, KeyError) else str(error)) from error
+
+
+def _fraction(text: Any) -> Fraction:
+    """What str of a Fraction gave; not Fraction(text), which also takes 1e999999999, and all memory for it."""
+    if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,40}(/[0-9]{1,40})?", text):
+        raise ValueError(f"{text!r} is not a fraction")
+    return Fraction(text)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vidtwin.files import check_writable
+from vidtwin.files import check_writable, in_line
 from vidtwin.inference import records
 from vidtwin.inference.latent_stream import NAMES, Header, LatentStream, Window, first_window, latent_names
 from vidtwin.model.latents import Latents
@@ -54,7 +54,7 @@ class LatentVideo:
             self.frames = len(self.ticks)
             self._check()
         except (KeyError, TypeError, ValueError, ArithmeticError, SafetensorError) as error:
-            raise ValueError(f"{self.path}: not a latent file that can be decoded ({error}); {ANOTHER}") from error
+            raise ValueError(f"{self.path}: not a latent file that can be decoded ({in_line(error)}); {ANOTHER}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> "LatentVideo":

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from vidtwin.files import tensor_output
+from vidtwin.files import in_line, tensor_output
 
 MAGIC, PREFIX = b"VIDTWIN\n", struct.Struct("<8sII")
 MOST_HEADER = 1 << 20  # bytes
@@ -56,7 +56,10 @@ class Records:
             text = file.read(min(length, MOST_HEADER))
         if magic != MAGIC or len(text) != length or zlib.crc32(text) != crc:
             raise ValueError(f"{path}: not a latent file, or its header is damaged; encode the video again")
-        self.facts: Any = json.loads(text)
+        try:
+            self.facts: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not a latent file, or its header is damaged; encode the video again") from error
         self._start = PREFIX.size + length
         self._map: np.ndarray = np.empty(0)
 
@@ -93,7 +96,7 @@ class Records:
             return np.empty(0, np.int64), []
         frames, most = self._map["frames"].astype(np.int64), self._map["ticks"].shape[1]
         if (frames[:-1] != most).any() or not 1 <= frames[-1] <= most:
-            raise ValueError("windows are not full")
+            raise ValueError(f"{self.path}: windows are not full; encode the video again")
         ticks, cuts = ([self._map[name][:-1, :stride].ravel(), self._map[name][-1, : frames[-1]]] for name in ("ticks", "cuts"))
         return np.concatenate(ticks).astype(np.int64), np.flatnonzero(np.concatenate(cuts)).tolist()
 
@@ -140,11 +143,11 @@ class RecordWriter:
 
     def _go_on(self, facts: Mapping[str, Any]) -> None:
         found = Records(self.path)
-        wanted = json.loads(json.dumps(facts))
-        other = [key for key in wanted.keys() | found.facts.keys() if wanted.get(key) != found.facts.get(key)]
+        wanted, there = json.loads(json.dumps(facts)), found.facts if isinstance(found.facts, dict) else {}
+        other = [key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key)]
         if other:
             raise ValueError(
-                f"{self.path}: was begun with another {', '.join(sorted(other))}; "
+                f"{self.path}: was begun with another {in_line(', '.join(sorted(other)))}; "
                 "repeat the options that it was begun with, or leave --resume out to begin anew"
             )
         self.count = found.bind(self.dtype)

@@ -12,9 +12,12 @@ from typing import Any, Literal
 
 def halved(size: int, times: int) -> int:
     """Side of a grid after `times` stride-2 convolutions (3 x 3, padding 1): halved(14, 1) = 7, halved(7, 1) = 4."""
-    for _ in range(times):
-        size = (size + 1) // 2
-    return size
+    return -(-size >> min(times, size.bit_length()))
+
+
+# Beyond all use; a config that was damaged or made up is refused before memory is taken for it.
+MOST = {"depth": 512, "query_layers": 512, "structure_downsamples": 8, "dynamics_downsamples": 8}
+MOST_OF_OTHERS = 2**16
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,11 @@ class VidTwinConfig:
         at_least_zero = ("structure_downsamples", "dynamics_downsamples")
         for field in fields(self):
             value, low = getattr(self, field.name), 0 if field.name in at_least_zero else 1
+            high = MOST.get(field.name, MOST_OF_OTHERS)
             if field.type is int and (type(value) is not int or value < low):
                 raise ValueError(f"{field.name}={value!r}: must be a whole number of at least {low}")
+            if field.type is int and value > high:
+                raise ValueError(f"{field.name}={value!r}: must be at most {high}")
         for name in ("height", "width"):
             _must_divide(name, getattr(self, name), "patch", self.patch)
         _must_divide("hidden", self.hidden, "heads", self.heads)
@@ -80,7 +86,7 @@ class VidTwinConfig:
             raise ValueError(f"structure_branch={self.structure_branch!r}: choose 'qformer', 'convolution' or 'flattened'")
         if self.dynamics_branch not in ("average", "qformer", "none"):
             raise ValueError(f"dynamics_branch={self.dynamics_branch!r}: choose 'average', 'qformer' or 'none'")
-        if not 0 <= self.query_dropout < 1:
+        if type(self.query_dropout) not in (int, float) or not 0 <= self.query_dropout < 1:
             raise ValueError(f"query_dropout={self.query_dropout!r}: must be in [0, 1)")
 
     @property

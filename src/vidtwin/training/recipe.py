@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from vidtwin.files import in_line
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.config import VidTwinConfig, preset
 
@@ -167,6 +168,15 @@ RESUMABLE = (
 )
 
 
+class _Loader(yaml.SafeLoader):
+    """Of YAML without aliases: a short file can nest them to a value that no memory holds when it is printed."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out")
+        return super().compose_node(parent, index)
+
+
 def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
     """A recipe from a YAML file; `overrides` that are not None replace its keys.
 
@@ -178,17 +188,17 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such recipe; recipes are YAML files, see recipes/tiny.yaml")
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        values = yaml.load(path.read_text(), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise ValueError(f"{path}: not valid YAML ({in_line(' '.join(str(error).split()))})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: not a recipe; it must be a YAML mapping of keys to values")
     values |= {key: value for key, value in overrides.items() if value is not None}
     try:
         recipe: Recipe = _build(Recipe, values, "")
         recipe.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}: {in_line(error)}") from None
     return recipe
 
 

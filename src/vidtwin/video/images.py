@@ -208,7 +208,9 @@ def _durations(webp: Path) -> tuple[int, ...]:
 def _one_line(file: Path) -> Iterator[None]:
     """What Pillow raises becomes an OSError or ValueError of one line."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on damaged tags
+            yield
     except OSError as error:
         if error.errno is not None:
             raise type(error)(f"{file}: cannot be opened ({error.strerror}); check that it is there and its permissions") from error
@@ -233,8 +235,7 @@ def _limit() -> int:
 
 def _open(file: Path) -> Any:
     """A PIL image, not loaded yet. Raises OSError or ValueError in one line."""
-    with _one_line(file), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _one_line(file):
         image = Image.open(file, formats=FORMATS)
         if image.width * image.height > _limit():
             image.close()

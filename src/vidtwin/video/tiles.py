@@ -18,6 +18,7 @@ from torch import Tensor
 from vidtwin.video.clips import Geometry
 
 POLICY = "tile"
+MAX_SIDE = 2**17  # of frames; what a damaged file states can be anything
 
 
 class Band(NamedTuple):
@@ -50,6 +51,8 @@ class Tiling:
         (H, W), (h, w) = self.source, self.model
         if H < 1 or W < 1:
             raise ValueError(f"source size {W}x{H} is empty; both sides must be at least 1")
+        if max(H, W) > MAX_SIDE:
+            raise ValueError(f"source size {W}x{H}: sides may be {MAX_SIDE} at most")
         if not 0 <= self.overlap <= min(h, w) // 2:
             raise ValueError(f"--tile-overlap {self.overlap}: give 0 to {min(h, w) // 2}, half of the model's size")
 
