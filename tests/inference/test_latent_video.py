@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import zlib
 from dataclasses import replace
 from fractions import Fraction
 
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from tests.conftest import SMALL
 from vidtwin.inference.latent_stream import Header, Identity, Window, first_window
 from vidtwin.inference.latent_video import LatentVideo, LatentWriter, partial_path
+from vidtwin.inference.records import MAGIC, PREFIX
 from vidtwin.model.latents import Latents
 from vidtwin.video.orientation import Orientation
 from vidtwin.video.tiles import plan_fit
@@ -272,3 +275,34 @@ def test_records_are_plain_numpy(tmp_path):
     assert np.frombuffer(data, "<u4", 4, start)[1:].tolist() == [0, 16, 0]
     assert np.frombuffer(data, "<i8", 16, start + 16).tolist() == ticks_of(16)
     assert np.frombuffer(data, "<f4", 1, start + 16 + 128 + 16)[0] == next(windows(head, 40)).latents.structure.flatten()[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fps", "1e999999999"),  # a number of a thousand million digits, if it is computed
+        ("clock", "1/" + "9" * 5000),
+        ("geometry", {"policy": "tile", "source": [10**9, 10**9], "model": [32, 32], "overlap": 8}),
+        ("config", SMALL.to_dict() | {"dynamics_downsamples": 10**12}),
+        ("config", SMALL.to_dict() | {"depth": 10**12}),
+    ],
+)
+def test_headers_that_would_take_all_time_or_memory_are_refused(tmp_path, key, value):
+    path = tmp_path / "x.partial.vidtwin"
+    facts = header().to_dict() | {key: value}
+    text = json.dumps(facts).encode()
+    path.write_bytes(PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text)
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="x.partial.vidtwin"):
+        LatentVideo.load(path)
+    assert time.monotonic() - begun < 5
+
+
+def test_messages_show_nothing_that_a_file_made_up(tmp_path):
+    path = tmp_path / "x.partial.vidtwin"
+    text = json.dumps(header().to_dict() | {"source": "a\x1b[2J\nb\u202e" + "c" * 5000, "version": 3}).encode()
+    path.write_bytes(PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text)
+    with pytest.raises(ValueError) as caught:
+        LatentVideo.load(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000

@@ -87,3 +87,10 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("model: tiny\ntrain_videos: a\nvalidation_videos: b\nperceptual: none\nlearning_rate: 1e-4\n")
     assert read_recipe(path).learning_rate == 1e-4
+
+
+def test_aliases_are_refused_before_they_grow(tmp_path):
+    path = tmp_path / "bomb.yaml"
+    path.write_text("a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)))
+    with pytest.raises(ValueError, match="bomb.yaml: not valid YAML .*it has an alias"):
+        read_recipe(path)

@@ -348,6 +348,25 @@ def test_damaged_times_are_told_apart(make_source, tmp_path):
         assert track.reached == Fraction(91, 100)
 
 
+def test_what_a_container_refuses_late_does_not_cost_the_picture(tmp_path, make_source, blobs, monkeypatch):
+    source, out = make_source("in.mkv", ["aac", "flac"]), tmp_path / "out.mp4"
+
+    def place(track, packet, place=Track.place):
+        placed = place(track, packet)
+        if track.stream.codec_context.name == "flac":
+            packet.pts = packet.dts - 1  # no muxer takes that
+        return placed
+
+    monkeypatch.setattr(Track, "place", place)
+    assert write(out, source, blobs) == ["sound (stream 2, flac, deu) left out: .mp4 cannot hold it; write .mkv to keep it"]
+    assert set(tracks_of(out)) == {("aac", "Track 0")} and len(read_video(out).frames) == FRAMES
+    monkeypatch.undo()
+    monkeypatch.setattr("vidtwin.video.remux.holds", lambda *_: True)
+    (note,) = write(out, make_source("in.mkv", ["pcm_s16le"]), blobs)
+    assert note == "sound, subtitles and chapters left out: .mp4 refuses them (Invalid argument)"
+    assert tracks_of(out) == {} and len(read_video(out).frames) == FRAMES
+
+
 def test_sound_of_png_files_is_noted(tmp_path, make_source, blobs):
     source = make_source("in.mkv", subtitles=["subrip"])
     assert write(tmp_path / "pictures", source, blobs) == [
