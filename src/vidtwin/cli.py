@@ -479,7 +479,7 @@ def video_output(out: Path, video: VideoOptions, *inputs: Path) -> Iterator[Path
         with stdout_output(".mp4") as target:
             yield target
         return
-    encoding.check(out, (2, 2))
+    encoding.check(out)
     if not is_picture_sequence(out):  # the writer looks at folders
         check_output(out, *inputs)
     yield out
