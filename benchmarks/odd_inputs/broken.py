@@ -67,7 +67,11 @@ ROWS = [
         cut_off("in.mp4", container_options={"movflags": "+faststart"}),
         Gives(10, notes=("only 10 of 20 frames could be decoded",)),
     ),
-    Row("cut off at half, MP4 with its index at the end", changed(video("in.mp4", frames=40), half), Refuses("its index (moov) is missing")),
+    Row(
+        "cut off at half, MP4 with its index at the end",
+        changed(video("in.mp4", frames=40), half),
+        Refuses("its index (moov) is missing"),
+    ),
     Row("cut off at half, MKV", cut_off("in.mkv"), Gives(10, notes=("get the file again",))),
     Row("cut off at half, TS", cut_off("in.ts"), Gives(10)),
     Row("bytes overwritten, with sound", asset("bitflips.mp4"), Gives(50, notes=("decoded frames are damaged",), sound=1)),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.odd_inputs.launch import MEMORY, SECONDS, Ended
@@ -10,6 +11,8 @@ from benchmarks.odd_inputs.making import Make
 from benchmarks.odd_inputs.media import Media, Track, matched
 
 ERROR, WARNING, NOTE = "vidtwin: error: ", "vidtwin: warning: ", "note"
+MICROSECOND = Fraction(1, 1_000_000)  # what FFmpeg tells the beginning of a file to
+START_UP = 4096  # samples that a decoder may leave out, where one container says so and another does not
 MILLISECONDS = (".mkv", ".webm")  # containers that store times so
 
 
@@ -18,7 +21,7 @@ class Gives:
     """A video of that many frames, as many as the source has, at its times.
 
     notes: a part of each note and warning that is printed; there may be no others. sound, subtitles, chapters: how many of them the
-    output has. lost: packets of sound that may be missing, because a note says so.
+    output has. lost: packets of sound that may be missing, because a note says so. steady: all frames are shown equally long.
     """
 
     frames: int
@@ -29,6 +32,7 @@ class Gives:
     subtitles: int = 0
     chapters: int = 0
     lost: int = 0
+    steady: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a row: what was printed, what lies in the folder, and the video if there is one, or why it cannot be read."""
+    """What came of a row: what was printed, what lies in the folder, and the video if there is one, or why it cannot be read.
+
+    upright: of an output that has the source's size.
+    """
 
     ended: Ended
     stdout: str
@@ -66,6 +73,7 @@ class Result:
     source: Media | None = None
     output: Media | None = None
     broken: str = ""
+    upright: bool = True
 
     @property
     def error(self) -> str:
@@ -135,6 +143,8 @@ def video_faults(row: Row, result: Result, expect: Gives | None) -> list[str]:
         found.append(f"times differ by up to {float(timing_error(source, output)):.6f} s")
     if not -Fraction(1, 5) <= begin(output) <= Fraction(1, 1000):
         found.append(f"begins at {float(begin(output)):.3f} s")
+    if not result.upright:
+        found.append("the picture is turned or mirrored")
     if len(pairs(source, output)) < len(output.tracks):
         found.append("a track that the source does not have")
     found += [fault for before, after in pairs(source, output) for fault in track_faults(before, after, source, output)]
@@ -153,14 +163,23 @@ def differences(expect: Gives, result: Result, source: Media, output: Media) -> 
         "tracks of subtitles": (counts[1], expect.subtitles),
         "chapters": (len(output.chapters), expect.chapters),
         "packets lost": (lost, expect.lost),
+        "steady": (is_steady(output), expect.steady),
         "notes": (len(result.notes), len(expect.notes)),
     }
     found = [f"{name}: {is_} instead of {should}" for name, (is_, should) in facts.items() if is_ != should]
     found += [f"no note that says {text!r}" for text in expect.notes if not any(text in note for note in result.notes)]
     if expect.chapters and not found:
-        same = all(a[2] == b[2] and abs(a[0] - b[0]) < Fraction(1, 100) for a, b in zip(source.chapters, output.chapters, strict=False))
+        same = all(
+            a[2] == b[2] and abs(a[0] - b[0]) < Fraction(1, 100) for a, b in zip(source.chapters, output.chapters, strict=False)
+        )
         found += [] if same else ["chapters are others"]
     return found
+
+
+def is_steady(media: Media) -> bool:
+    """Whether frames follow one another after equal times, as far as containers that round to milliseconds can tell."""
+    steps = [after - before for before, after in pairwise(media.times)]
+    return not steps or max(steps) - min(steps) <= Fraction(2, 1000)
 
 
 def timing_error(source: Media, output: Media) -> Fraction:
@@ -193,5 +212,8 @@ def track_faults(before: Track, after: Track, source: Media, output: Media) -> l
         return [f"{name}: {len(after.packets) - len(same)} packets are not the source's"]
     shift = source.times[0] - output.times[0]
     worst = max((abs(a - b - shift) for a, b in same), default=Fraction(0))
-    allowed = max(after.unit, Fraction(3, 2000) if after.unit == Fraction(1, 1000) else 0)
-    return [f"{name}: {float(worst):.6f} s beside the picture"] if worst > allowed else []
+    allowed = Fraction(3, 2000) if after.unit == Fraction(1, 1000) else after.unit + MICROSECOND
+    found = [f"{name}: {float(worst):.6f} s beside the picture"] if worst > allowed else []
+    if len(same) == len(before.packets) and after.samples < before.samples - START_UP:
+        found.append(f"{name}: {after.samples} of {before.samples} samples can be decoded")
+    return found

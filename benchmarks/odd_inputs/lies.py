@@ -107,8 +107,16 @@ ROWS = [
     row("the header of an MP4", video("in.mp4"), replaced(b"", big(2), after=b"avc1", skip=24), Gives(8)),
     row("the sequence header of H.264", video("in.h264", options=BASELINE), sequence_header(65536), NONE_DECODED, 65536),
     row("the sequence header of H.264", video("in.h264", options=BASELINE), sequence_header(16384), NONE_DECODED, 16384),
-    row("the pictures of VP8", video("in.webm", codec="libvpx"), replaced(b"", b"\xff\x3f" * 2, after=b"\x9d\x01\x2a"), NONE_DECODED, 16383),
-    row("the first picture of Motion JPEG", video("in.avi", **MJPEG), replaced(b"", big(2), after=b"\xff\xc0", skip=3), ONE_MISSING),
+    row(
+        "the pictures of VP8",
+        video("in.webm", codec="libvpx"),
+        replaced(b"", b"\xff\x3f" * 2, after=b"\x9d\x01\x2a"),
+        NONE_DECODED,
+        16383,
+    ),
+    row(
+        "the first picture of Motion JPEG", video("in.avi", **MJPEG), replaced(b"", big(2), after=b"\xff\xc0", skip=3), ONE_MISSING
+    ),
     row("a GIF", video("in.gif", frames=3, codec="gif", pix_fmt="rgb8"), replaced(b"", little(2), after=b"GIF89a"), NONE_DECODED),
     row("a PNG", PNG, png_header, NONE_DECODED),
     Row("65535x65535 in a PNG in a folder", lambda folder: changed(PNG, png_header)(folder).parent, TOO_LARGE),

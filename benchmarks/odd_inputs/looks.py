@@ -58,13 +58,24 @@ def webp(folder: Path) -> Path:
 
 
 ROWS = [
-    *(Row(f"{name}, full size", video("in.mp4", matrix=matrix), Gives(8, (48, 64) if matrix[1] else (64, 48)), TILE) for name, matrix in TURNS.items()),
+    *(
+        Row(f"{name}, full size", video("in.mp4", matrix=matrix), Gives(8, (48, 64) if matrix[1] else (64, 48)), TILE)
+        for name, matrix in TURNS.items()
+    ),
     Row("filmed upright with a phone, with sound", asset("rot90.mp4"), Gives(50, sound=1)),
     Row("pixels twice as wide as high", asset("sar_2x1.mp4"), Gives(30)),
-    Row("the same, full size", video("in.mp4", aspect=Fraction(2)), Gives(8, (64, 48), aspect=Fraction(2)), TILE),
-    Row("the same, full size, to MKV", video("in.mp4", aspect=Fraction(2)), Gives(8, (64, 48), aspect=Fraction(2)), TILE, "out.mkv"),
     Row(
-        "the same, turned by 90 degrees, full size",
+        "pixels twice as wide as high, full size", video("in.mp4", aspect=Fraction(2)), Gives(8, (64, 48), aspect=Fraction(2)), TILE
+    ),
+    Row(
+        "pixels twice as wide as high, full size, to MKV",
+        video("in.mp4", aspect=Fraction(2)),
+        Gives(8, (64, 48), aspect=Fraction(2)),
+        TILE,
+        "out.mkv",
+    ),
+    Row(
+        "pixels twice as wide as high, turned by 90 degrees, full size",
         video("in.mp4", aspect=Fraction(2), matrix=TURNS["turned by 90 degrees"]),
         Gives(8, (48, 64), aspect=Fraction(1, 2)),
         TILE,
@@ -92,8 +103,16 @@ ROWS = [
     Row("10 bits, HEVC", asset("hevc_10bit.mp4"), Gives(30, notes=(BITS,))),
     Row("10 bits, VP9", asset("vp9_10bit.webm"), Gives(8, notes=(BITS,))),
     Row("10 bits, AV1", video("in.mp4", codec="libsvtav1", pix_fmt=TEN), Gives(8, notes=(BITS,))),
-    Row("HDR, PQ (HDR10)", video("in.mp4", codec="libx265", pix_fmt=TEN, options=X265, tags=PQ), Gives(8, notes=(BITS, "HDR (PQ, BT.2020) is tone-mapped"))),
-    Row("HDR, HLG", video("in.mp4", codec="libx265", pix_fmt=TEN, options=X265, tags=HLG), Gives(8, notes=(BITS, "HDR (HLG, BT.2020) is tone-mapped"))),
+    Row(
+        "HDR, PQ (HDR10)",
+        video("in.mp4", codec="libx265", pix_fmt=TEN, options=X265, tags=PQ),
+        Gives(8, notes=(BITS, "HDR (PQ, BT.2020) is tone-mapped")),
+    ),
+    Row(
+        "HDR, HLG",
+        video("in.mp4", codec="libx265", pix_fmt=TEN, options=X265, tags=HLG),
+        Gives(8, notes=(BITS, "HDR (HLG, BT.2020) is tone-mapped")),
+    ),
     Row("transparency, VP8", asset("vp8_alpha.webm"), Gives(30, notes=(TRANSPARENT,))),
     Row(
         "transparency, VP9",
@@ -109,7 +128,7 @@ ROWS = [
     Row("a pattern of names, %04d.png", images(["0007.png", "0008.png", "0009.png"], given="%04d.png"), Gives(3)),
     Row("a pattern whose numbers have a gap", images(["0007.png", "0009.png"], given="%04d.png"), Refuses("number 8 is missing")),
     Row("one photo, turned by its EXIF, full size", images(["a.jpg"], given="a.jpg", orientation=6), Gives(1, (48, 64)), TILE),
-    Row("animated WebP", webp, Gives(5)),
+    Row("animated WebP", webp, Gives(5, steady=False)),
     Row("animated WebP with transparency", asset("anim.webp"), Gives(12, notes=(TRANSPARENT,))),
     Row("a GIF of 3 frames", video("in.gif", frames=3, codec="gif", pix_fmt="rgb8"), Gives(3)),
 ]

@@ -45,7 +45,7 @@ def write_video(
     size: tuple[int, int] = (64, 48),
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
-    rate: int = 25,
+    rate: int | Fraction = 25,
     *,
     options: Mapping[str, str] | None = None,
     pts: Sequence[int] | None = None,
@@ -71,7 +71,7 @@ def write_video(
     with av.open(str(path), "w", container_options=dict(container_options or {})) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
-        stream.codec_context.time_base = clock or Fraction(1, rate)
+        stream.codec_context.time_base = clock or 1 / Fraction(rate)
         for tag, value in tags.items():
             setattr(stream.codec_context, tag, value)
         if aspect is not None:
@@ -80,12 +80,12 @@ def write_video(
             stream.set_display_matrix([value << 16 for value in matrix[:8]] + [matrix[8] << 30])
         tracks = [container.add_stream(name, rate=RATE) for name in sound]
         texts = [container.add_mux_stream("subrip") for _ in range(subtitles)]
-        seconds = Fraction(frames, rate)
+        seconds = frames / Fraction(rate)
         _set_chapters(container, chapters, seconds)
         packets: list[Packet] = []
         for number, picture in enumerate(pictures(frames, *size)):
             frame = _converted(picture, pix_fmt, tags)
-            frame.pts, frame.time_base = number if pts is None else pts[number], clock or Fraction(1, rate)
+            frame.pts, frame.time_base = number if pts is None else pts[number], clock or 1 / Fraction(rate)
             packets += stream.encode(frame)
         packets += stream.encode(None)
         for track in tracks:

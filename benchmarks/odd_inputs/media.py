@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
+import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
@@ -17,12 +19,13 @@ Packets = list[tuple[bytes, Fraction]]  # of a track: content, and seconds
 
 @dataclass
 class Track:
-    """Sound or subtitles. unit: seconds of a tick."""
+    """Sound or subtitles. unit: seconds of a tick. samples: of sound, decoded."""
 
     kind: str
     codec: str
     unit: Fraction
     packets: Packets = field(default_factory=list)
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ def output_of(path: Path) -> Media:
     return Media(times, (width, height), aspect, _tracks(path), _chapters(path))
 
 
+def is_upright(source: Path, output: Path) -> bool:
+    """Whether the first frame of an output of the source's size is nearer to the source's as it is than when it is mirrored."""
+    before, after = (next(iter_frames(path, square_pixels=False)).image.astype(float) for path in (source, output))
+    height, width = before.shape[:2]
+    after = after[:height, :width]  # without the row and column that an odd size gets
+    differences = [abs(before - after[::rows, ::columns]).mean() for rows in (1, -1) for columns in (1, -1)]
+    return bool(np.argmin(differences) == 0)
+
+
 def _tracks(path: Path) -> list[Track]:
     """What can be read of the sound and the subtitles."""
     tracks: dict[int, Track] = {}
@@ -79,12 +91,22 @@ def _tracks(path: Path) -> list[Track]:
         try:
             for packet in container.demux(streams) if streams else ():
                 stamp = packet.dts if packet.pts is None else packet.pts
+                track = tracks[packet.stream.index]
                 if packet.size and stamp is not None:
-                    track = tracks[packet.stream_index]
                     track.packets.append((_bare(bytes(packet), track.codec), stamp * packet.time_base))
+                if track.kind == "audio":
+                    track.samples += _decoded(packet)
         except FFmpegError:
             pass
     return list(tracks.values())
+
+
+def _decoded(packet: Any) -> int:
+    """Samples of a packet of sound, or of the flush at the end."""
+    try:
+        return sum(frame.samples for frame in packet.decode())
+    except FFmpegError:
+        return 0
 
 
 def _bare(content: bytes, codec: str) -> bytes:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from benchmarks.odd_inputs.formats import NOT_IN_MP4
 from benchmarks.odd_inputs.judging import Gives, Row
 from benchmarks.odd_inputs.making import video
 
 FRAMES = 12
-LEFT_OUT = "left out: .mp4 cannot hold it; write .mkv to keep it"
 CODECS = {"AAC": "aac", "Opus": "libopus", "MP3": "libmp3lame", "FLAC": "flac"}
 
 
@@ -24,9 +24,9 @@ def with_sound(codecs: Mapping[str, str]) -> list[Row]:
 
 ROWS = [
     *with_sound(CODECS),
-    *both("PCM in MKV", Gives(FRAMES, notes=(LEFT_OUT,)), Gives(FRAMES, sound=1), sound=["pcm_s16le"]),
+    *both("PCM in MKV", Gives(FRAMES, notes=(NOT_IN_MP4,)), Gives(FRAMES, sound=1), sound=["pcm_s16le"]),
     *both("no sound", Gives(FRAMES), Gives(FRAMES)),
     *both("two tracks of sound", Gives(FRAMES, sound=2), Gives(FRAMES, sound=2), sound=["aac", "libopus"]),
-    *both("SubRip subtitles", Gives(FRAMES, notes=(LEFT_OUT,)), Gives(FRAMES, subtitles=1), subtitles=1),
+    *both("SubRip subtitles", Gives(FRAMES, notes=(NOT_IN_MP4,)), Gives(FRAMES, subtitles=1), subtitles=1),
     *both("chapters", Gives(FRAMES, chapters=2), Gives(FRAMES, chapters=2), chapters=["Opening", "End"]),
 ]

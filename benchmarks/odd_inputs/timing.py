@@ -1,5 +1,6 @@
 """Rows: frame rates, clocks, numbers of frames, and what hides frames."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,17 +25,15 @@ def joined(name: str, *parts: Make) -> Make:
     return make
 
 
-def block_times(times: dict[int, int]) -> "Make":
-    """A Matroska file whose blocks of these numbers have other times (milliseconds, as stored behind the track's number)."""
+def block_times(times: Mapping[int, int]) -> Make:
+    """An MKV of 8 frames, 40 ms apart, whose blocks of these numbers state other times (in milliseconds)."""
 
     def make(folder: Path) -> Path:
         path = write_video(folder / "in.mkv", options=NO_B)
         content, at = bytearray(path.read_bytes()), 0
-        for number in range(8):
-            stored = (40 * number).to_bytes(2, "big")
-            at = content.index(b"\x81" + stored, at) + 1
-            if number in times:
-                content[at : at + 2] = times[number].to_bytes(2, "big")
+        for number in range(8):  # behind the number of the track
+            at = content.index(b"\x81" + (40 * number).to_bytes(2, "big"), at) + 1
+            content[at : at + 2] = times.get(number, 40 * number).to_bytes(2, "big", signed=True)
         path.write_bytes(content)
         return path
 
@@ -48,33 +47,35 @@ def cut_away(frames: int, **options: object) -> Make:
 
 
 ROWS = [
-    Row("variable frame rate, as phones record", asset("vfr_jitter.mp4"), Gives(36)),
-    Row("frames after 0, 0.04, 0.2, 0.24 and 0.8 s", video("in.mp4", frames=5, pts=[0, 1, 5, 6, 20], options=NO_B), Gives(5)),
+    Row("variable frame rate, as phones record", asset("vfr_jitter.mp4"), Gives(36, steady=False)),
+    Row(
+        "frames after 0, 0.04, 0.2, 0.24 and 0.8 s",
+        video("in.mp4", frames=5, pts=[0, 1, 5, 6, 20], options=NO_B),
+        Gives(5, steady=False),
+    ),
     Row("1 frame per second", video("in.mp4", rate=1), Gives(8)),
     Row("240 frames per second", video("in.mp4", frames=20, rate=240), Gives(20)),
     Row("29.97 frames per second", asset("h264_fullrange.mp4"), Gives(30)),
+    Row(
+        "29.97 frames per second, to MKV",
+        video("in.mp4", rate=Fraction(30000, 1001)),
+        Gives(8, notes=("times are rounded to 1/1000 s, as .mkv stores them",)),
+        out="out.mkv",
+    ),
     Row("one frame", video("in.mp4", frames=1), Gives(1)),
-    Row("3 frames", video("in.mp4", frames=3), Gives(3)),
+    Row("3 frames, fewer than a clip of the model", video("in.mp4", frames=3), Gives(3)),
     Row("17 frames, one more than a clip of the model", video("in.mp4", frames=17), Gives(17)),
     Row("B-frames with open groups of pictures, MP4", video("in.mp4", frames=40, options=OPEN_GOP), Gives(40)),
     Row("B-frames with open groups of pictures, TS", video("in.ts", frames=40, options=OPEN_GOP), Gives(40)),
     Row("an edit list that cuts away 5 of 20 frames", cut_away(5), Gives(15)),
-    Row("the same, between two key frames, with sound", cut_away(5, sound=["aac"]), Gives(15, sound=1)),
+    Row("an edit list that cuts away 5 of 20 frames, with sound", cut_away(5, sound=["aac"]), Gives(15, sound=1)),
     Row("sound that an edit list begins at 1024 samples (priming)", video("in.mp4", frames=20, sound=["aac"]), Gives(20, sound=1)),
-    Row(
-        "negative timestamps: the first frame at -0.2 s",
-        video(
-            "in.mkv",
-            pts=list(range(-200, 120, 40)),
-            clock=MILLISECOND,
-            options=NO_B,
-            container_options={"avoid_negative_ts": "disabled"},
-        ),
-        Gives(8),
-    ),
+    Row("negative timestamps: the first frame at -0.2 s", block_times({n: 40 * n - 200 for n in range(8)}), Gives(8)),
     Row("the first frame after 95,000 s, in TS with sound", asset("start_offset.ts"), Gives(50, sound=1)),
     Row("a TS that begins between two key frames", asset("starts_mid_gop.ts"), Gives(30, sound=0)),
-    Row("sound that begins 0.5 s after the picture", video("in.mkv", sound=["aac"], sound_begins=Fraction(1, 2)), Gives(8, sound=1)),
+    Row(
+        "sound that begins 0.5 s after the picture", video("in.mkv", sound=["aac"], sound_begins=Fraction(1, 2)), Gives(8, sound=1)
+    ),
     Row(
         "a picture that begins 0.5 s after the sound",
         video("in.mkv", pts=list(range(500, 820, 40)), clock=MILLISECOND, sound=["libopus"]),
@@ -84,7 +85,7 @@ ROWS = [
     Row("a frame whose time goes back by 0.12 s", block_times({5: 80}), Gives(8)),
     Row("two TS files, one behind the other: times begin anew", joined("in.ts", video("a.ts"), video("b.ts")), Gives(16)),
     Row(
-        "the same with sound",
+        "two TS files with sound, one behind the other: times begin anew",
         joined("in.ts", video("a.ts", frames=25, sound=["aac"]), video("b.ts", frames=25, sound=["aac"])),
         Gives(50, sound=1),
     ),
