@@ -54,10 +54,14 @@ def run_row(row: Row, launch: Launcher, folder: Path) -> Result:
     arguments = ["reconstruct", source, "-o", row.out, "--device", "cpu", *row.options]
     ended = launch(Job(arguments, str(work), str(stdout), str(stderr), str(path) if row.piped else None))
     to_stdout = row.out == "-"
+
+    def said(file: Path) -> str:
+        return file.read_text(errors="replace").replace(f"{path.parent}/", "")
+
     result = Result(
         ended,
-        stdout="" if to_stdout and not ended.code else stdout.read_text(errors="replace"),
-        stderr=stderr.read_text(errors="replace").replace(f"{inputs}/", ""),
+        stdout="" if to_stdout and not ended.code else said(stdout),
+        stderr=said(stderr),
         files=sorted(file.name for file in work.iterdir()),
     )
     return result if ended.code else with_videos(row, result, path, stdout if to_stdout else work / row.out)

@@ -373,3 +373,21 @@ def test_sound_of_png_files_is_noted(tmp_path, make_source, blobs):
         "subtitles and sound cannot be kept in PNG files; write .mp4 or .mkv to keep it"
     ]
     assert len(list(Path(tmp_path / "pictures").iterdir())) == FRAMES
+
+
+def test_images_have_no_sound_to_miss(tmp_path, blobs):
+    for name in ("images", "images/%06d.png"):
+        if name == "images":
+            with VideoWriter(tmp_path / name, FPS, (48, 64)) as writer:
+                writer.write(blobs(3))
+        with VideoWriter(tmp_path / "out.mp4", FPS, (48, 64), source=tmp_path / name) as writer:
+            writer.write(blobs(3))
+        assert writer.notes == []
+
+
+def test_of_many_streams_only_some_are_named(tmp_path, blobs, make_source):
+    source = make_source("in.mkv", sound=["pcm_s16le"] * 12)
+    with VideoWriter(tmp_path / "out.mp4", FPS, (48, 64), source=source) as writer:
+        writer.write(blobs(3))
+    assert len(writer.notes) == 9
+    assert writer.notes[-1] == "4 more streams left out"

@@ -252,8 +252,9 @@ def _rgb(file: Path, image: Any, size: tuple[int, int] | None = None) -> np.ndar
         if image.mode == "F":
             raise ValueError("its pixels are floating point")
         if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
-            gray = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-            image = Image.fromarray(gray.astype(np.uint8))
+            gray = np.asarray(image)  # uint16, or int32 of the same values
+            gray = gray if gray.dtype.kind == "u" else gray.clip(0, 65535)
+            image = Image.fromarray((gray >> 8).astype(np.uint8))
         if "transparency" in image.info:
             image = image.convert("RGBA")
         image = image.convert("RGB")

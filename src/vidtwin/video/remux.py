@@ -15,6 +15,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
+from vidtwin.video import images
 from vidtwin.video.decode import VideoFile, open_video
 from vidtwin.video.encoding import CONTAINERS
 from vidtwin.video.tracks import KINDS, QUICKTIME_LANGUAGES, Span, Track, first_packets, holds, name_of
@@ -23,6 +24,7 @@ TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "du
 STREAM_TAGS = {"language": "language", "title": "title", "name": "title", "filename": "filename", "mimetype": "mimetype"}
 NOT_HEARD = Fraction(1, 5)  # seconds before 0 that a codec may need to get going; what is earlier was to be heard
 CUT_SHORT = Fraction(1, 2)  # seconds that sound may end before its stated end
+MOST_NOTES = 8  # of streams, each by its name
 NANOSECONDS = Fraction(1, 10**9)
 
 
@@ -67,6 +69,8 @@ class Copy:
         if self._source is None:
             return self
         try:
+            if images.find(self._source) is not None:  # pictures have nothing else to them
+                return self
             self._container, video = self._stack.enter_context(open_video(self._source))
         except (OSError, ValueError) as error:
             self.notes.append(f"sound, subtitles and chapters left out: {error}")
@@ -78,6 +82,8 @@ class Copy:
                 self._inputs.append(stream)
             elif reason:
                 self.notes.append(reason)
+        if len(self.notes) > MOST_NOTES:
+            self.notes[MOST_NOTES:] = [f"{len(self.notes) - MOST_NOTES} more streams left out"]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
