@@ -1,9 +1,11 @@
 """The command line as processes of their own, each under limits, with its exit code, seconds and peak memory.
 
-They are forked from a process that has imported the package already, which saves the seconds that this takes; or each of them is
-a Python that begins anew.
+They are forked from a process that has imported already what a run imports, which saves the seconds that this takes; or each of
+them is a Python that begins anew.
 """
 
+import gc
+import io
 import json
 import os
 import resource
@@ -13,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,7 +74,7 @@ class Launcher:
 def serve(descriptor: int, fresh: bool) -> None:
     """Run the jobs that come through a socket. In the process of a job this does not return: it ends as `vidtwin` does."""
     if not fresh:
-        import vidtwin.cli  # noqa: F401 (what follows forks from here)
+        import_all()
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rw") as file:
         for line in iter(file.readline, ""):
             job = Job(**json.loads(line))
@@ -91,6 +94,21 @@ def serve(descriptor: int, fresh: bool) -> None:
             ended = Ended(os.waitstatus_to_exitcode(status), round(seconds, 2), round(usage.ru_maxrss / 1024, 1))
             file.write(json.dumps(asdict(ended)) + "\n")
             file.flush()
+
+
+def import_all() -> None:
+    """Import what a run imports, early or late, by one that ends in an error; and keep what there is out of garbage collection."""
+    import torch
+
+    import vidtwin.cli
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of what others would start, a forked process has nothing but the locks
+    with redirect_stderr(io.StringIO()):
+        vidtwin.cli.main(["reconstruct", "no such file"])
+    torch.set_num_threads(threads)
+    gc.collect()
+    gc.freeze()
 
 
 def become(job: Job, feeder: Any, fresh: bool) -> None:
