@@ -31,8 +31,9 @@ def block_times(times: Mapping[int, int]) -> Make:
     def make(folder: Path) -> Path:
         path = write_video(folder / "in.mkv", options=NO_B)
         content, at = bytearray(path.read_bytes()), 0
-        for number in range(8):  # behind the number of the track
-            at = content.index(b"\x81" + (40 * number).to_bytes(2, "big"), at) + 1
+        for number in range(8):  # between the number of the track and the flags, which tell key frames
+            flags = b"\0" if number else b"\x80"
+            at = content.index(b"\x81" + (40 * number).to_bytes(2, "big") + flags, at) + 1
             content[at : at + 2] = times.get(number, 40 * number).to_bytes(2, "big", signed=True)
         path.write_bytes(content)
         return path

@@ -113,6 +113,12 @@ def test_sound_and_start_times_are_kept(model, assets, tmp_path):
     assert probe(tmp_path / "out.mp4").has_audio == info.has_audio
 
 
+def test_without_sound_the_first_frame_is_at_the_start(model, assets, tmp_path):
+    source = assets / "starts_mid_gop.ts"  # its first packets cannot be decoded
+    reconstruct(model, source, tmp_path / "out.mp4", output=Output(source=source))
+    assert next(iter_frames(tmp_path / "out.mp4")).time == 0
+
+
 @pytest.mark.parametrize("options", [{}, {"policy": "tile", "overlap": 4}, {"panels": True, "overlap": 2}])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, options):
     source, out = write(230, cuts=(100,)), tmp_path / "out.mp4"

@@ -130,6 +130,10 @@ class Output:
         What comes first of the source, sound or picture, is at 0 in the output; the first frame, if the frames do not begin where
         the source does (`from_start`), or without sound.
         """
+        origin = None
+        if self.source is not None and from_start:
+            info = probe(self.source)
+            origin = max(Fraction(0), info.start_time) if info.has_audio else None
         return VideoWriter(
             out,
             header.fps,
@@ -139,7 +143,7 @@ class Output:
             pixel_aspect=header.pixel_aspect,
             **({"orientation": header.orientation} | more),
             source=self.source,
-            origin=max(Fraction(0), probe(self.source).start_time) if self.source is not None and from_start else None,
+            origin=origin,
         )
 
 
