@@ -41,6 +41,12 @@ def block_times(times: Mapping[int, int]) -> Make:
     return make
 
 
+def early(name: str, **options: object) -> Make:
+    """A video that begins 0.2 s before 0, and says so."""
+    plain = {"avoid_negative_ts": "disabled"}
+    return video(name, pts=list(range(-200, 120, 40)), clock=MILLISECOND, options=NO_B, container_options=plain, **options)
+
+
 def cut_away(frames: int, **options: object) -> Make:
     """An MP4 whose edit list hides its first frames: version, count, duration, then the time where it begins."""
     start = (512 * frames).to_bytes(4, "big")
@@ -71,7 +77,10 @@ ROWS = [
     Row("an edit list that cuts away 5 of 20 frames", cut_away(5), Gives(15)),
     Row("an edit list that cuts away 5 of 20 frames, with sound", cut_away(5, sound=["aac"]), Gives(15, sound=1)),
     Row("sound that an edit list begins at 1024 samples (priming)", video("in.mp4", frames=20, sound=["aac"]), Gives(20, sound=1)),
-    Row("negative timestamps: the first frame at -0.2 s", block_times({n: 40 * n - 200 for n in range(8)}), Gives(8)),
+    Row("negative timestamps, MP4: the first frame at -0.2 s", early("in.mp4"), Gives(8)),
+    Row("negative timestamps, MP4 with sound", early("in.mp4", sound=["aac"]), Gives(8, sound=1)),
+    Row("negative timestamps, TS", early("in.ts"), Gives(8)),
+    Row("negative timestamps, MKV", block_times({n: 40 * n - 200 for n in range(8)}), Gives(8)),
     Row("the first frame after 95,000 s, in TS with sound", asset("start_offset.ts"), Gives(50, sound=1)),
     Row("a TS that begins between two key frames", asset("starts_mid_gop.ts"), Gives(30, sound=0)),
     Row(
