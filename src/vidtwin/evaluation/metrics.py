@@ -4,6 +4,7 @@ N frames; H, W height and width in pixels; values in [0, 1] (PSNR: [0, data_rang
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -88,12 +89,12 @@ def frame_psnr(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     Identical frames (black ones often are, after the clamp) count 80 dB, the most that the released formula gives: an
     infinite frame would make every mean infinite.
     """
-    return psnr(_unit_frames(x), _unit_frames(y)).clamp(max=PSNR_LIMIT)
+    return _by_frame(psnr, x, y).clamp(max=PSNR_LIMIT)
 
 
 def frame_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """SSIM of each frame of two clips (3, F, h, w) in [-1, 1], values outside clamped: float64 (F,)."""
-    return ssim(_unit_frames(x), _unit_frames(y))
+    return _by_frame(ssim, x, y)
 
 
 def clip_psnr(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -106,8 +107,10 @@ def clip_ssim(x: torch.Tensor, y: torch.Tensor) -> float:
     return frame_ssim(x, y).mean().item()
 
 
-def _unit_frames(clip: torch.Tensor) -> torch.Tensor:
-    return unit_range(clip.float()).transpose(0, 1)  # (F, 3, h, w)
+def _by_frame(metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """A metric of frames in [0, 1], one frame of two clips in [-1, 1] after another: float64 of a whole clip takes 100 MB and more."""
+    pairs = zip(x.split(1, dim=1), y.split(1, dim=1), strict=True)
+    return torch.cat([metric(*(unit_range(frame.float()).transpose(0, 1) for frame in pair)) for pair in pairs])
 
 
 def _local_means(images: torch.Tensor) -> torch.Tensor:
