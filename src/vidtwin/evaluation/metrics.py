@@ -108,7 +108,7 @@ def clip_ssim(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _by_frame(metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """A metric of frames in [0, 1], one frame of two clips in [-1, 1] after another: float64 of a whole clip takes 100 MB and more."""
+    """A metric of frames in [0, 1], of two clips in [-1, 1]; one at a time, as float64 takes memory."""
     pairs = zip(x.split(1, dim=1), y.split(1, dim=1), strict=True)
     return torch.cat([metric(*(unit_range(frame.float()).transpose(0, 1) for frame in pair)) for pair in pairs])
 
