@@ -19,13 +19,15 @@ Packets = list[tuple[bytes, Fraction]]  # of a track: content, and seconds
 
 @dataclass
 class Track:
-    """Sound or subtitles. unit: seconds of a tick. samples: of sound, decoded."""
+    """Sound or subtitles. unit: seconds of a tick. samples: of sound, decoded. later: seconds added since times began anew at `end`."""
 
     kind: str
     codec: str
     unit: Fraction
     packets: Packets = field(default_factory=list)
     samples: int = 0
+    later: Fraction = Fraction(0)
+    end: Fraction = Fraction(-(10**6))
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,12 @@ def _tracks(path: Path) -> list[Track]:
                 stamp = packet.dts if packet.pts is None else packet.pts
                 track = tracks[packet.stream.index]
                 if packet.size and stamp is not None:
-                    track.packets.append((_bare(bytes(packet), track.codec), stamp * packet.time_base))
+                    time = stamp * packet.time_base + track.later
+                    if container.format.name == "mpegts" and time < track.end:
+                        track.later += track.end - time  # times begin anew: files put end to end
+                        time = track.end
+                    track.end = time + (packet.duration or 0) * packet.time_base
+                    track.packets.append((_bare(bytes(packet), track.codec), time))
                 if track.kind == "audio":
                     track.samples += _decoded(packet)
         except FFmpegError:

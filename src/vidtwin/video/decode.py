@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 DEFAULT_FPS = Fraction(25)  # for files that state no frame rate at all
 MAX_PIXELS = 2**27  # of a picture, 16384x8192: larger ones are refused before memory is taken for them
 MAX_STREAMS = 256  # of a file
+TOO_MANY_STREAMS = f"states more than {MAX_STREAMS} streams"
 MAX_BARREN = 100_000  # packets in a row that give no frame, more than an hour of them, after which the rest is given up
 
 # FFmpeg's names of the formats that are read: each is one file and all of it. Playlists and what else names other files
@@ -73,7 +74,7 @@ def open_video(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
     if isinstance(path, TarMember):  # FFmpeg's window on a part of a file; what follows the first ",,:" is taken as it is
         address, protocols = f"subfile,,start,{path.offset},end,{path.offset + path.size},,:{address}", "file,subfile"
     limits = {"max_pixels": str(MAX_PIXELS)}
-    opening = {"protocol_whitelist": protocols, "format_whitelist": FORMATS, "max_streams": str(MAX_STREAMS)}
+    opening = {"protocol_whitelist": protocols, "format_whitelist": FORMATS, "max_streams": str(MAX_STREAMS + 1)}
     try:
         container = av.open(address, metadata_errors="replace", options=limits, container_options=opening)
     except OSError as error:
@@ -81,6 +82,8 @@ def open_video(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
     except FFmpegError as error:
         raise ValueError(f"{path}: {_explain_unreadable(path, error.errno)}") from error
     with container:
+        if len(container.streams) > MAX_STREAMS:  # some of FFmpeg's demuxers just stop at the limit
+            raise ValueError(f"{path}: {TOO_MANY_STREAMS}; it is damaged, or copy out the video stream")
         stream = container.streams.best("video")
         if stream is None or stream.disposition & Disposition.attached_pic:
             kinds = sorted({"cover art" if s.type == "video" else s.type for s in container.streams})
@@ -121,7 +124,7 @@ def _explain_unreadable(path: VideoFile, error: int | None) -> str:
     if error == EINVAL:
         return "is a playlist, or of a format that is not read here; name the video itself, or convert it to MP4"
     if error == ENOMEM:
-        return f"states more than {MAX_STREAMS} streams, or sizes beyond the memory; it is damaged, or copy out the video stream"
+        return f"{TOO_MANY_STREAMS}, or sizes beyond the memory; it is damaged, or copy out the video stream"
     with file_holding(path).open("rb") as file:
         file.seek(path.offset if isinstance(path, TarMember) else 0)
         head = file.read(12)
@@ -142,8 +145,11 @@ class Tally:
     refused: int = 0
     barren: int = 0
 
-    def finish(self, path: VideoFile, stated: int | None) -> None:
-        """One VideoWarning when something is missing or damaged; ValueError when nothing was decoded."""
+    def finish(self, path: VideoFile, stated: int | None, missing: int = 0) -> None:
+        """One VideoWarning when something is missing or damaged; ValueError when nothing was decoded.
+
+        stated: the number of frames that the file says it has. missing: bytes that it should go on for.
+        """
         if self.frames == 0:
             raise ValueError(f"{path}: no frame could be decoded; get it again if it is damaged, or convert it to MP4")
         complaints = []
@@ -151,6 +157,8 @@ class Tally:
             complaints.append(f"only {self.frames} of {stated} frames could be decoded")
         elif self.refused:
             complaints.append(f"{self.frames} frames were decoded, {self.refused} packets could not be")
+        elif missing:
+            complaints.append(f"{self.frames} frames were decoded, the file's last {missing} bytes are missing")
         if self.damaged:
             complaints.append(f"{self.damaged} decoded frames are damaged")
         if complaints:

@@ -1,9 +1,11 @@
 """A video file read from one frame to the next: what it says of itself, and its frames."""
 
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -18,6 +20,7 @@ from vidtwin.video.decode import (
     stated_frames,
 )
 from vidtwin.video.info import Frame, VideoInfo
+from vidtwin.video.matroska import missing_bytes
 from vidtwin.video.orientation import Orientation
 from vidtwin.video.pictures import Pictures, color_matrix, color_range, stored_pixel_aspect, what_is_lost
 from vidtwin.video.random_access import frames_after
@@ -74,8 +77,26 @@ def iter_frames(path: VideoFile, start: int, stop: int | None, square: bool, las
                 return
     with open_video(path) as (container, stream):
         tally = Tally()
-        frames = (frame for packet in demux_packets(container, stream, tally) for frame in decode_packet(packet, tally))
+        frames = _decoded(container, stream, tally)
         yield from _shown(path, stream, frames, tally, Pictures(path, stream, square), start, stop)
+
+
+def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[VideoFrame]:
+    """The frames of a file.
+
+    AVI does not say when frames are shown, and FFmpeg guesses from the order in which they are stored. Where that is another one,
+    the n-th frame gets the time of the n-th packet that was decoded.
+    """
+    times = deque[int | None]() if container.format.name == "avi" and stream.codec_context.has_b_frames else None
+    for packet in demux_packets(container, stream, tally):
+        refused = tally.refused
+        frames = decode_packet(packet, tally)
+        if times is not None:
+            if packet.size and tally.refused == refused:
+                times.append(packet.dts)
+            for frame in frames:
+                frame.pts = times.popleft() if times else None
+        yield from frames
 
 
 def _shown(
@@ -106,6 +127,6 @@ def _shown(
         if number == stop:
             return
     tally.frames = number  # when decoding began in the middle, it counted others
-    tally.finish(path, stated_frames(stream))
+    tally.finish(path, stated_frames(stream), missing_bytes(path))
     if number <= start:
         raise ValueError(f"{path}: has {number} frames; frame {start} is beyond its end, choose a lower start")

@@ -1,14 +1,17 @@
-"""The display size of the video in a Matroska or WebM file: written into it afterwards, since PyAV gives no access to it.
+"""What PyAV gives no access to in Matroska and WebM files: the display size, written afterwards, and whether a file is cut off.
 
-The element for the track's name is filled with a placeholder when the file is written; its bytes make room for the two numbers,
-so that nothing else in the file moves.
+For the display size, the element for the track's name is filled with a placeholder when the file is written; its bytes make room
+for the two numbers, so that nothing else in the file moves.
 """
 
 from pathlib import Path
 
+from vidtwin.video.decode import TarMember, VideoFile, file_holding
+
 PLACEHOLDER = "display size " + "." * 27  # the title of the video stream
 SEGMENT, TRACKS, TRACK, VIDEO, NAME, VOID = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0", b"\x53\x6e", b"\xec"
 DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT = b"\x54\xb0", b"\x54\xba", b"\x54\xb2"
+EBML = b"\x1a\x45\xdf\xa3"  # the first four bytes of a file
 HEAD = 1 << 20  # bytes from the start of the file in which the tracks are looked for; they come before any picture
 
 
@@ -27,6 +30,21 @@ def set_display_size(path: Path, size: tuple[int, int]) -> None:
             file.write(_with_display_size(head[begin:end], size))
         except (IndexError, StopIteration) as error:
             raise ValueError(f"{path}: no place for the pixel aspect; write .mp4 instead") from error
+
+
+def missing_bytes(path: VideoFile) -> int:
+    """How many bytes a file lacks of those that it says to have; 0 if none, if it does not say, or if it is no Matroska or WebM."""
+    file = file_holding(path)
+    begin, size = (path.offset, path.size) if isinstance(path, TarMember) else (0, file.stat().st_size)
+    with file.open("rb") as stream:
+        stream.seek(begin)
+        head = stream.read(min(size, HEAD))
+    try:
+        (first, *_), (name, start, contents, end), *_ = _elements(head, 0, len(head))
+    except (IndexError, ValueError):  # not even the beginnings of two elements
+        return 0
+    unknown = (1 << 7 * (contents - start - len(name))) - 1  # as live streams have it
+    return max(0, end - size) if first == EBML and name == SEGMENT and end - contents != unknown else 0
 
 
 def _find_track(data: bytes) -> tuple[int, int]:

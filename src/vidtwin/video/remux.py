@@ -22,6 +22,7 @@ from vidtwin.video.tracks import KINDS, QUICKTIME_LANGUAGES, Span, Track, first_
 
 TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}  # tags of the file, not of the work
 STREAM_TAGS = {"language": "language", "title": "title", "name": "title", "filename": "filename", "mimetype": "mimetype"}
+JOINED = {"mpegts", "mpeg"}  # formats of which files are put end to end as they are, so that times begin anew
 NOT_HEARD = Fraction(1, 5)  # seconds before 0 that a codec may need to get going; what is earlier was to be heard
 CUT_SHORT = Fraction(1, 2)  # seconds that sound may end before its stated end
 MOST_NOTES = 8  # of streams, each by its name
@@ -124,7 +125,8 @@ class Copy:
         for stream in self._container.streams:
             stream.discard = Discard.default if stream in timed else Discard.all
         is_matroska = CONTAINERS[self._suffix] in ("matroska", "webm")
-        copies = [Track(stream, self._outputs[stream.index], self._origin, self._span, is_matroska) for stream in timed]
+        restarts = self._container.format.name in JOINED
+        copies = [Track(stream, self._outputs[stream.index], self._origin, self._span, is_matroska, restarts) for stream in timed]
         tracks = {track.stream.index: track for track in copies}
         try:
             for packet in self._container.demux(timed):

@@ -15,6 +15,7 @@ from av.stream import Stream
 from vidtwin.video.decode import VideoFile, open_video
 
 KINDS = {"audio": "sound", "subtitle": "subtitles"}
+LEAP = 1  # seconds without a packet, which sound has none of
 PEEKED = 500  # packets at the start of a source, in which the first of each stream is looked for
 
 # Some languages have two codes; FFmpeg writes one of them into QuickTime files, and for the other nothing at all.
@@ -29,13 +30,15 @@ Span = tuple[Fraction | None, Fraction | None]  # start and stop in seconds of t
 class Track:
     """Moves the packets of one stream onto the clock of its copy, which has to have one already.
 
+    Where times may begin anew in mid-file (`restarts`), they go on from the end of what was before.
+
     Attributes:
         seconds: in the output, of the packet placed last.
         left_out: packets that have no place, by the reason: "damaged" (their times), "early" (the container holds no such
             times), "outside" the span.
     """
 
-    def __init__(self, stream: Any, out: Any, origin: Fraction, span: Span, is_matroska: bool) -> None:
+    def __init__(self, stream: Any, out: Any, origin: Fraction, span: Span, is_matroska: bool, restarts: bool = False) -> None:
         self.stream, self._out = stream, out
         self._unit, self._old_unit = Fraction(out.time_base), Fraction(stream.time_base)
         # A time t in the source is (t * scale - shift) / parts in the output, whole numbers all.
@@ -52,6 +55,7 @@ class Track:
             self._earliest_allowed = -_nearest(delay.numerator, delay.denominator)
         self._last: tuple[int, int] | None = None  # dts of the last packet, in the source and in the output
         self._earliest = self._reached = 0
+        self._restarts, self._later = restarts, 0  # ticks of the source by which times were moved since they began anew
         self._to_seconds = float(self._unit)
         self.seconds = 0.0
         self.left_out: Counter[str] = Counter()
@@ -79,6 +83,9 @@ class Track:
         if dts is None or pts is None or pts < dts:
             return "damaged"
         duration = packet.duration or 0
+        if self._restarts and self._last is not None:
+            self._later = self._later_by(dts)
+            dts, pts = dts + self._later, pts + self._later
         self._reached = pts + duration
         if (self._start is not None and pts < self._start) or (self._stop is not None and pts >= self._stop):
             return "outside"
@@ -96,6 +103,18 @@ class Track:
         packet.duration = _nearest(duration * self._scale, self._parts)
         packet.time_base, packet.stream = self._unit, self._out
         return ""
+
+    def _later_by(self, dts: int) -> int:
+        """Ticks of the source to add to times from this one on: times that go back go on from the last end.
+
+        If that was for a single damaged time, the next ones would leap ahead, and without it they fit.
+        """
+        assert self._last is not None
+        if dts + self._later < self._last[0]:
+            return self._reached - dts
+        leaps = (dts + self._later - self._reached) * self._old_unit > LEAP
+        fits = dts >= self._last[0] and (dts - self._reached) * self._old_unit <= LEAP
+        return 0 if leaps and fits else self._later
 
     def _moved(self, ticks: int) -> int:
         return _nearest(ticks * self._scale - self._shift, self._parts)

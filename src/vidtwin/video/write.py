@@ -52,7 +52,8 @@ class VideoWriter:
         source: a video whose sound, subtitles, chapters, titles and attachments are copied; None for none.
         span: (start, stop) in seconds of the source: sound and subtitles that begin outside are left out. Either may be None.
             The attribute can be set until the block ends.
-        origin: seconds (in ticks of `clock`, and in the source) that become 0; None: the time of the first frame.
+        origin: seconds (in ticks of `clock`, and in the source) that become 0; None, or later than that: the time of the
+            first frame.
         job: what is written and of what, JSON-able. With it, what was done up to a checkpoint survives errors and kills.
         resume: go on from the last checkpoint of the same job, if there is one.
 
@@ -190,7 +191,8 @@ class VideoWriter:
         if not self._ticks:
             raise ValueError(f"{self._path}: 0 frames were written; write at least one")
         first = self._ticks[0] * (self._clock or 1 / self._fps)
-        timing = Timing(self._ticks, self._clock, first if self._origin is None else self._origin, self._fps)
+        origin = first if self._origin is None else min(first, self._origin)
+        timing = Timing(self._ticks, self._clock, origin, self._fps)
         with _clear_errors(self._path):
             self._store.seal()
             if isinstance(self._store, PngFiles):
@@ -258,10 +260,6 @@ class VideoWriter:
         number = len(self._ticks)
         if number and tick <= self._ticks[-1]:
             raise ValueError(f"{self._path}: frame {number} is not shown after frame {number - 1}; ticks must increase")
-        if not number and self._origin is not None and (seconds := tick * (self._clock or 1 / self._fps)) < self._origin:
-            raise ValueError(
-                f"{self._path}: frame 0 is shown at {seconds} s, before the origin {self._origin}; give a lower origin"
-            )
 
     def _padding_note(self) -> list[str]:
         stored = padded(self._encoding.settings(self._path), self._stored_size)
