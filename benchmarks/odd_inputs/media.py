@@ -19,7 +19,7 @@ Packets = list[tuple[bytes, Fraction]]  # of a track: content, and seconds
 
 @dataclass
 class Track:
-    """Sound or subtitles. unit: seconds of a tick. samples: of sound, decoded. later: seconds added since times began anew at `end`."""
+    """Sound or subtitles. unit: seconds of a tick. samples: of sound, decoded. later: seconds added since times began anew."""
 
     kind: str
     codec: str
