@@ -112,13 +112,15 @@ def to_clip(frames: np.ndarray, geometry: Geometry) -> torch.Tensor:
             f"frames of {frames.dtype} {frames.shape} do not fit; give uint8 (F, {geometry.source[0]}, {geometry.source[1]}, 3)"
         )
     clip = torch.empty((3, len(frames), *geometry.model))
-    for index, frame in enumerate(frames):  # one at a time: a float copy of all the frames may not fit in memory
-        clip[:, index] = fit(torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float() / 255, geometry)
+    for index, frame in enumerate(frames):
+        planes = torch.from_numpy(np.ascontiguousarray(frame)).unbind(-1)
+        for colour, plane in enumerate(planes):  # one at a time: floats of large pictures take much memory
+            clip[colour, index] = fit(plane.float().div_(255)[None], geometry)[0]
     return clip
 
 
 def fit(pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """float32 frame (3, H, W) in [0, 1], of the geometry's source size -> (3, h, w) in [-1, 1], as `to_clip` says."""
+    """float32 frame (C, H, W) in [0, 1], of the geometry's source size -> (C, h, w) in [-1, 1], as `to_clip` says."""
     (h, w), (top, left), (height, width) = geometry.model, geometry.offset, geometry.resized
     pixels = _resize(pixels[None], geometry.resized)[0].clamp(0, 1)
     pixels = (pixels - 0.5) / 0.5
