@@ -229,6 +229,23 @@ def test_missing_timestamps_follow_the_frame_rate(encode, blobs):
     assert video.times == [Fraction(index, 25) for index in range(4)]
 
 
+def test_avi_with_reordered_frames_keeps_their_pace(encode, blobs):
+    video = read_video(encode("b.avi", blobs(12), options={"bf": "3", "b-adapt": "0"}))
+    assert video.times == [Fraction(index, 25) for index in range(12)]
+    assert np.abs(video.frames.astype(int) - blobs(12)).mean() < 12  # in the order they are shown
+
+
+def test_a_matroska_file_that_is_cut_off_is_said(encode, blobs):
+    path = encode("in.mkv", blobs(20), codec="ffv1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_video(path).frames) == 20
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=f"last {len(content) - len(content) // 2} bytes are missing; get the file again"):
+        assert 1 < len(read_video(path).frames) < 20
+
+
 def test_frames_cut_away_by_an_edit_list_are_not_missed(encode, blobs):
     path = encode("edited.mp4", blobs(20), options={"bf": "0"})
     written = bytearray(path.read_bytes())

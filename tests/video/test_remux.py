@@ -348,6 +348,32 @@ def test_damaged_times_are_told_apart(make_source, tmp_path):
         assert track.reached == Fraction(91, 100)
 
 
+def test_times_that_begin_anew_go_on(make_source, tmp_path):
+    source = make_source("in.mkv", (), ["subrip"])
+    with av.open(source) as container, av.open(tmp_path / "out.mkv", "w") as output:
+        stream = container.streams.subtitles[0]
+        out = output.add_stream_from_template(stream, opaque=True)
+        track = Track(stream, out, Fraction(0), (None, None), is_matroska=False, restarts=True)
+        placed = []
+        for time in (0, 20, 40, 7, 60, 80, 5000, 0, 20):  # 7 is damage; 0 begins anew
+            packet = Packet(b"text")
+            packet.time_base, packet.pts, packet.dts, packet.duration = Fraction(1, 1000), time, time, 20
+            assert track.place(packet)
+            placed.append(packet.dts)
+    assert placed == [0, 20, 40, 60, 61, 80, 5000, 5020, 5040] and not track.left_out
+
+
+def test_sound_of_files_put_end_to_end(tmp_path, make_source, blobs):
+    first, second = make_source("a.ts"), make_source("b.ts", begin=Fraction(0))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    write(tmp_path / "out.mp4", joined, blobs, ticks=[40 * index for index in range(2 * FRAMES)])
+    (*_, packets), (*_, before) = (list(tracks_of(path, ["audio"]).values())[0] for path in (tmp_path / "out.mp4", first))
+    assert len(packets) == 2 * len(before)
+    steps = {round(float((b[1] - a[1]) * RATE)) for a, b in zip(packets, packets[1:], strict=False)}
+    assert max(steps) <= 1026  # of samples: no hole where the files meet
+
+
 def test_what_a_container_refuses_late_does_not_cost_the_picture(tmp_path, make_source, blobs, monkeypatch):
     source, out = make_source("in.mkv", ["aac", "flac"]), tmp_path / "out.mp4"
 

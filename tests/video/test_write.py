@@ -47,6 +47,12 @@ def test_given_ticks_are_kept_exactly(tmp_path, blobs, count, clock):
     assert writer.notes == []
 
 
+def test_a_first_frame_before_the_origin_is_at_0(tmp_path, blobs):
+    with VideoWriter(tmp_path / "out.mp4", Fraction(25), (48, 64), clock=Fraction(1, 1000), origin=Fraction(0)) as writer:
+        writer.write(blobs(3), [-200, -160, -80])
+    assert read_video(tmp_path / "out.mp4").times == [Fraction(tick, 1000) for tick in (0, 40, 120)]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_a_first_frame_after_the_origin_keeps_its_delay(tmp_path, blobs, suffix):
     path = tmp_path / f"out{suffix}"

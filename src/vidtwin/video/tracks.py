@@ -15,7 +15,6 @@ from av.stream import Stream
 from vidtwin.video.decode import VideoFile, open_video
 
 KINDS = {"audio": "sound", "subtitle": "subtitles"}
-LEAP = 1  # seconds without a packet, which sound has none of
 PEEKED = 500  # packets at the start of a source, in which the first of each stream is looked for
 
 # Some languages have two codes; FFmpeg writes one of them into QuickTime files, and for the other nothing at all.
@@ -107,14 +106,14 @@ class Track:
     def _later_by(self, dts: int) -> int:
         """Ticks of the source to add to times from this one on: times that go back go on from the last end.
 
-        If that was for a single damaged time, the next ones would leap ahead, and without it they fit.
+        If that was for a single damaged time, the next one fits better without it.
         """
         assert self._last is not None
         if dts + self._later < self._last[0]:
             return self._reached - dts
-        leaps = (dts + self._later - self._reached) * self._old_unit > LEAP
-        fits = dts >= self._last[0] and (dts - self._reached) * self._old_unit <= LEAP
-        return 0 if leaps and fits else self._later
+        if dts >= self._last[0] and abs(dts - self._reached) < abs(dts + self._later - self._reached):
+            return 0
+        return self._later
 
     def _moved(self, ticks: int) -> int:
         return _nearest(ticks * self._scale - self._shift, self._parts)
