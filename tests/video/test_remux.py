@@ -2,6 +2,7 @@
 
 import shutil
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -368,9 +369,9 @@ def test_sound_of_files_put_end_to_end(tmp_path, make_source, blobs):
     joined = tmp_path / "joined.ts"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
     write(tmp_path / "out.mp4", joined, blobs, ticks=[40 * index for index in range(2 * FRAMES)])
-    (*_, packets), (*_, before) = (list(tracks_of(path, ["audio"]).values())[0] for path in (tmp_path / "out.mp4", first))
+    (*_, packets), (*_, before) = (next(iter(tracks_of(path, ["audio"]).values())) for path in (tmp_path / "out.mp4", first))
     assert len(packets) == 2 * len(before)
-    steps = {round(float((b[1] - a[1]) * RATE)) for a, b in zip(packets, packets[1:], strict=False)}
+    steps = {round(float((b[1] - a[1]) * RATE)) for a, b in pairwise(packets)}
     assert max(steps) <= 1026  # of samples: no hole where the files meet
 
 
