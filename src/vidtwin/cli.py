@@ -421,6 +421,51 @@ def check_data_command(
             partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
 
 
+def benchmark_command(
+    models: Positional[tuple[str, ...]] = ("tiny",),
+    dtypes: tuple[Dtype, ...] = ("float32",),
+    batches: tuple[int, ...] = (1, 2),
+    repeats: int = 5,
+    video: Path | None = None,
+    device: Device = "auto",
+    json_out: Path | None = None,
+) -> None:
+    """Say how fast models run here, and how near that is to the limit: the rate of a large matrix product in the same dtype.
+
+    Args:
+        models: presets (random weights), shipped names, checkpoint folders or files.
+        dtypes: of weights and activations.
+        batches: clips at a time.
+        repeats: calls; the median counts.
+        video: also say where the time goes when this video is reconstructed with the first of the models.
+        device: auto is cuda if there is one, else cpu.
+        json_out: also write everything to this file.
+    """
+    from vidtwin.benchmark import Row, Split, measure, split, table
+    from vidtwin.model.config import PRESETS, preset
+    from vidtwin.model.vidtwin import VidTwin
+
+    if json_out is not None:
+        check_writable(json_out)
+    place = device_of(device)
+    rows: list[Row] = []
+    parts: Split | None = None
+    for number, name in enumerate(models):
+        model = (VidTwin(preset(name)) if name in PRESETS else load_weights(name)).to(place)
+        if video is not None and number == 0:
+            parts = split(Engine(model), video)
+        for dtype in dtypes:
+            for batch in batches:
+                rows += measure(model, name, getattr(torch, dtype), batch, repeats)
+    print(table(rows))
+    if parts is not None:
+        print(f"\n{video}, {models[0]}\n{parts.table()}")
+    if json_out is not None:
+        record = {"rows": [row.to_dict() for row in rows], "video": parts and parts.to_dict()}
+        with atomic_output(json_out) as partial:
+            partial.write_text(json.dumps(record, indent=2) + "\n")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct_command,
     "encode": encode_command,
@@ -431,6 +476,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert_command,
     "train": train_command,
     "check-data": check_data_command,
+    "benchmark": benchmark_command,
 }
 
 

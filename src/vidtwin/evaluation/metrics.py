@@ -70,12 +70,11 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def _ssim_map(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """SSIM of each colour and window position of a frame: (3, H, W) -> (3, H - 10, W - 10)."""
-    mean_x, mean_y, square_x, square_y, product = _local_means(torch.stack([x, y, x * x, y * y, x * y]))
-    variance_x, variance_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
+    mean_x, mean_y, squares, product = _local_means(torch.stack([x, y, x * x + y * y, x * y]))
+    squared_means, mean_product = mean_x**2 + mean_y**2, mean_x * mean_y
+    covariance, variances = product - mean_product, squares - squared_means  # that of x plus that of y
     c_1, c_2 = SSIM_K[0] ** 2, SSIM_K[1] ** 2
-    luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
-    contrast_structure = (2 * covariance + c_2) / (variance_x + variance_y + c_2)
-    return luminance * contrast_structure
+    return (2 * mean_product + c_1) / (squared_means + c_1) * ((2 * covariance + c_2) / (variances + c_2))
 
 
 def unit_range(clip: torch.Tensor) -> torch.Tensor:

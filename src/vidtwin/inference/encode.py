@@ -8,6 +8,7 @@ encoding and decoding later gives exactly what doing both at once gives. Frames 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def plan_header(
         orientation=info.orientation if policy == POLICY else type(info.orientation)(),
         config=config,
         weights=weights,
-        precision=name(engine.plan.encode_dtype),
+        precision=engine.plan.runtime or name(engine.plan.encode_dtype),
         logvar=logvar,
         source=Path(str(info.path)).name,
         source_bytes=info.path.stat().st_size if isinstance(info.path, Path) and info.path.is_file() else 0,
@@ -154,18 +155,21 @@ def encode_stream(
     Raises (when windows are asked for):
         OSError, ValueError: the video cannot be read, or latents are not finite; one line that names the remedy.
     """
-    engine, fit, f = Engine.of(model), header.geometry, header.config.frames
-
-    def encode(source: SourceWindow) -> Window:
-        def clip(index: int) -> Tensor:
-            return padded(fit.cut(source.pixels, index) if isinstance(fit, Tiling) else source.pixels, f)
-
-        posterior = engine.encode(header.tiles, clip)
-        logvar = posterior.logvar if header.logvar else None
-        pixels = source.pixels if keep_pixels else None
-        return Window(source.index, posterior.mean, logvar, source.ticks, source.cuts, source.last, pixels)
-
+    encode = partial(encode_window, Engine.of(model), header, keep_pixels=keep_pixels)
     return LatentStream(header, map(encode, ahead(source_windows(path, header, stop, first, ticks))))
+
+
+def encode_window(engine: Engine, header: Header, source: SourceWindow, keep_pixels: bool = False) -> Window:
+    """All tiles of a window, its last frame repeated up to the model's length. Raises as `Engine.encode`."""
+    fit = header.geometry
+
+    def clip(index: int) -> Tensor:
+        return padded(fit.cut(source.pixels, index) if isinstance(fit, Tiling) else source.pixels, header.config.frames)
+
+    posterior = engine.encode(header.tiles, clip)
+    logvar = posterior.logvar if header.logvar else None
+    pixels = source.pixels if keep_pixels else None
+    return Window(source.index, posterior.mean, logvar, source.ticks, source.cuts, source.last, pixels)
 
 
 def encode_video(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vidtwin.evaluation.metrics import clip_psnr
+from vidtwin.inference.onnx_model import OnnxModel
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import Part, VidTwin
@@ -38,6 +39,7 @@ class Plan:
     Attributes:
         batch: clips at a time. encode_dtype, dtype: of the two halves.
         clip_bytes, free_bytes: estimated memory of a clip, and what was free; None if it is not known.
+        runtime: what runs them if it is not torch ("onnx int8").
     """
 
     batch: int
@@ -45,19 +47,21 @@ class Plan:
     dtype: torch.dtype
     clip_bytes: int
     free_bytes: int | None
+    runtime: str | None = None
 
     def describe(self) -> str:
         """One line for people."""
         memory = f"about {self.batch * self.clip_bytes / 2**30:.2f} GiB"
         free = "" if self.free_bytes is None else f" of {self.free_bytes / 2**30:.1f} free"
-        return f"{self.batch} at a time, {precisions(self.encode_dtype, self.dtype)}, {memory}{free}"
+        return f"{self.batch} at a time, {self.runtime or precisions(self.encode_dtype, self.dtype)}, {memory}{free}"
 
 
 class Engine:
     """Encodes and decodes clips with a model.
 
     Args:
-        model: its weights, as they are, are what other precisions are made of. Give it in float32.
+        model: its weights, as they are, are what other precisions are made of. Give it in float32. Or an exported one, which has
+            the precision that it was exported in; of int8, `check_db` is held against what was found then.
         encode_dtype, dtype: of the two halves; None is float32 if a clip of it fits in memory, else bfloat16 (on CUDA), where
             weights that come in a lower precision keep that.
         batch: clips at a time; None is as many as half of the free memory holds, at most 4 on a CPU and 64 on a GPU.
@@ -68,12 +72,12 @@ class Engine:
     once, as a `PrecisionWarning`. `notes` has what the checks found.
 
     Raises:
-        ValueError: a batch below 1, or a negative check_db.
+        ValueError: a batch below 1, or a negative check_db; a dtype for an exported model, or one below check_db.
     """
 
     def __init__(
         self,
-        model: VidTwin,
+        model: VidTwin | OnnxModel,
         *,
         encode_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
@@ -84,23 +88,24 @@ class Engine:
             raise ValueError(f"--batch {batch}: give at least 1 clip at a time")
         if check_db < 0:
             raise ValueError(f"--check {check_db:g}: give a PSNR in dB, or 0 for no check")
-        parameter = next(model.parameters())
-        self.model, self.config, self.device = model, model.config, parameter.device
+        if isinstance(model, OnnxModel) and (encode_dtype or dtype):
+            raise ValueError("--dtype and --encode-dtype are not for an exported model; leave them out, or export it otherwise")
+        self.device, own = placement(model)
+        self.model, self.config = model, model.config
         free = free_memory(self.device)
-        own = parameter.dtype
         chosen = own if own != torch.float32 or fits(self.config, own, free) or self.device.type != "cuda" else torch.bfloat16
         encode_dtype, dtype = encode_dtype or chosen, dtype or chosen
         clip_bytes = clip_memory(self.config, max(encode_dtype, dtype, key=lambda kind: kind.itemsize))
         if batch is None:
             most = MOST_CLIPS.get(self.device.type, 1)
             batch = most if free is None else max(1, min(most, int(MEMORY_SHARE * free) // clip_bytes))
-        self.plan = Plan(batch, encode_dtype, dtype, clip_bytes, free)
+        self.plan = Plan(batch, encode_dtype, dtype, clip_bytes, free, model.runtime if isinstance(model, OnnxModel) else None)
         self.batch = batch
-        self.notes: list[str] = []
+        self.notes: list[str] = model.check(check_db) if isinstance(model, OnnxModel) else []
         self._said: set[str] = set()
-        self._encoder = model if encode_dtype == own else half(model, ENCODER, encode_dtype)
-        self._decoder = model if dtype == own else half(model, DECODER, dtype)
-        self._float32: VidTwin | None = model if own == torch.float32 else None
+        self._encoder = model if isinstance(model, OnnxModel) or encode_dtype == own else half(model, ENCODER, encode_dtype)
+        self._decoder = model if isinstance(model, OnnxModel) or dtype == own else half(model, DECODER, dtype)
+        self._float32: VidTwin | OnnxModel | None = model if own == torch.float32 else None
         # Weights that came in a lower precision have nothing better to be checked against.
         self._check_db = check_db if own == torch.float32 else 0.0
         self._encode_checked = self._decode_checked = False
@@ -181,18 +186,19 @@ class Engine:
         self._decode_checked = True
         return clips.clamp(-1, 1)
 
-    def _posterior(self, model: VidTwin, x: Tensor) -> Posterior:
-        return model.posterior(x.to(self.device, next(model.parameters()).dtype)).to("cpu", torch.float32)
+    def _posterior(self, model: VidTwin | OnnxModel, x: Tensor) -> Posterior:
+        return model.posterior(x.to(*placement(model))).to("cpu", torch.float32)
 
-    def _clips(self, model: VidTwin, latents: Latents, only: Part | None = None) -> Tensor:
-        own = next(model.decoder.parameters()).dtype
-        placed = latents.to(self.device, own)
+    def _clips(self, model: VidTwin | OnnxModel, latents: Latents, only: Part | None = None) -> Tensor:
+        device, own = placement(model)
+        placed = latents.to(device, own)
         if own != torch.float32 and not all(bool(torch.isfinite(tensor).all()) for tensor in placed.tensors):
             return torch.full((len(latents), *self.config.clip_shape), torch.nan)  # beyond what the precision can hold
         return model.decode(placed, only=only).to("cpu", torch.float32)
 
-    def _in_float32(self) -> VidTwin:
+    def _in_float32(self) -> VidTwin | OnnxModel:
         if self._float32 is None:
+            assert isinstance(self.model, VidTwin)
             self._float32 = copy.deepcopy(self.model).float()
         return self._float32
 
@@ -211,6 +217,14 @@ class Engine:
         if text not in self._said:
             self._said.add(text)
             warnings.warn(text, PrecisionWarning, stacklevel=2)
+
+
+def placement(model: VidTwin | OnnxModel) -> tuple[torch.device, torch.dtype]:
+    """Where a model, or a half, takes its input, and as what."""
+    if isinstance(model, OnnxModel):
+        return torch.device("cpu"), torch.float32
+    parameter = next(model.parameters())
+    return parameter.device, parameter.dtype
 
 
 def half(model: VidTwin, parts: tuple[str, ...], dtype: torch.dtype) -> VidTwin:

@@ -155,7 +155,7 @@ def reconstruct(
         "panels": panels,
         "encoding": asdict(output.encoding),
         "sound": output.source is not None,
-        "dtype": str(engine.plan.dtype),
+        "dtype": engine.plan.runtime or str(engine.plan.dtype),
         "batch": engine.plan.batch,
     }
     more: dict[str, Any] = {"job": job, "resume": resume} | ({"orientation": Orientation()} if panels else {})
