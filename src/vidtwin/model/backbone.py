@@ -10,7 +10,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
 MLP_TOKENS = 1024  # at a time, when nothing is kept for gradients
 
 
@@ -57,9 +56,17 @@ class MLP(nn.Module):
         return self.fc2(nnf.gelu(self.fc1(x), approximate="tanh"))
 
 
+NORM_EPS = 1e-6
+
+
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm without parameters of its own, then times 1 + scale, plus shift, in one pass: (..., c) -> the same."""
-    return nnf.layer_norm(x, x.shape[-1:], 1 + scale, shift, eps=1e-6)
+    """LayerNorm without parameters of its own, then scale and shift: (..., c) -> the same."""
+    return nnf.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
+
+
+def modulated_norm_once(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """The same in one pass over x. Its gradients round more than those of the three steps: for inference only."""
+    return nnf.layer_norm(x, x.shape[-1:], 1 + scale, shift, eps=NORM_EPS)
 
 
 class SpaceTimeBlock(nn.Module):
@@ -83,12 +90,12 @@ class SpaceTimeBlock(nn.Module):
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation
 
         y = rearrange(modulated_norm(x, shift_attention, scale_attention), "f b s c -> (f b) s c")
-        x = torch.addcmul(x, gate_attention, rearrange(self.spatial_attention(y), "(f b) s c -> f b s c", f=f))
+        x = x + gate_attention * rearrange(self.spatial_attention(y), "(f b) s c -> f b s c", f=f)
 
         y = rearrange(x if time is None else x + time[:, None, None], "f b s c -> (b s) f c")
-        x = torch.addcmul(x, gate_attention, rearrange(self.temporal_attention(y), "(b s) f c -> f b s c", b=b))
+        x = x + gate_attention * rearrange(self.temporal_attention(y), "(b s) f c -> f b s c", b=b)
 
-        return torch.addcmul(x, gate_mlp, self.mlp(modulated_norm(x, shift_mlp, scale_mlp)))
+        return x + gate_mlp * self.mlp(modulated_norm(x, shift_mlp, scale_mlp))
 
     def infer(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """The same numbers but for rounding, written into x; without gradients. x: contiguous.
@@ -100,11 +107,11 @@ class SpaceTimeBlock(nn.Module):
         shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = self.modulation
 
         frames, places = x.view(f * b, s, c), x.view(f, b * s, c).transpose(0, 1)  # two views of x
-        frames.addcmul_(gate_attention, self.spatial_attention(modulated_norm(frames, shift_attention, scale_attention)))
+        frames.addcmul_(gate_attention, self.spatial_attention(modulated_norm_once(frames, shift_attention, scale_attention)))
         places.addcmul_(gate_attention, self.temporal_attention(places if time is None else places + time))
 
         for tokens in x.view(-1, c).split(MLP_TOKENS):
-            hidden = self.mlp.fc1(modulated_norm(tokens, shift_mlp, scale_mlp))
+            hidden = self.mlp.fc1(modulated_norm_once(tokens, shift_mlp, scale_mlp))
             torch.ops.aten.gelu_(hidden, approximate="tanh")
             tokens.addcmul_(gate_mlp, self.mlp.fc2(hidden))
         return x
