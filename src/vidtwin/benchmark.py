@@ -7,6 +7,7 @@ print(split(Engine(model), "in.mp4").table())
 
 import contextlib
 import copy
+import ctypes
 import gc
 import statistics
 import tempfile
@@ -168,7 +169,8 @@ def _peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
         before = torch.cuda.memory_allocated(device)
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with contextlib.suppress(OSError, KeyError):
+    with contextlib.suppress(OSError, KeyError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls left is not there any more
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         before = resident_kib("VmRSS")
         call()
