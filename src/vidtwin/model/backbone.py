@@ -149,6 +149,7 @@ class SpaceTimeTransformer(nn.Module):
         for index, block in enumerate(self.blocks):
             time = self.time if index == 0 else None
             if torch.is_inference_mode_enabled():
+                assert isinstance(block, SpaceTimeBlock)
                 x = block.infer(x, time)
             elif self.checkpointing and self.training:
                 x = checkpoint(block, x, time, use_reentrant=False)

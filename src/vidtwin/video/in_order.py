@@ -1,8 +1,8 @@
 """A video file read from one frame to the next: what it says of itself, and its frames."""
 
-from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from heapq import heappop, heappush
 from pathlib import Path
 
 from av.container import InputContainer
@@ -85,17 +85,17 @@ def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> It
     """The frames of a file.
 
     AVI does not say when frames are shown, and FFmpeg guesses from the order in which they are stored. Where that is another one,
-    the n-th frame gets the time of the n-th packet that was decoded.
+    each frame gets the earliest time of a packet that none before it had.
     """
-    times = deque[int | None]() if container.format.name == "avi" and stream.codec_context.has_b_frames else None
+    times: list[int] | None = [] if container.format.name == "avi" and stream.codec_context.has_b_frames else None
     for packet in demux_packets(container, stream, tally):
         refused = tally.refused
         frames = decode_packet(packet, tally)
         if times is not None:
-            if packet.size and tally.refused == refused:
-                times.append(packet.dts)
+            if packet.pts is not None and tally.refused == refused:
+                heappush(times, packet.pts)
             for frame in frames:
-                frame.pts = times.popleft() if times else None
+                frame.pts = heappop(times) if times else None
         yield from frames
 
 

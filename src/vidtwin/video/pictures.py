@@ -17,6 +17,7 @@ MAX_PIXEL_ASPECT = 32  # pixels stated to be longer than this are taken for squa
 # swscale's flags bicubic, accurate_rnd and full_chroma_int, as FFmpeg numbers them: PyAV 17 has no names for the last two.
 # Slower than swscale's default, but without its bias of more than a level, and chroma interpolated.
 SCALER = 0x4 | 0x40000 | 0x2000
+PLANAR = "gbrp"  # swscale makes the same bits of YUV as in rgb24, three times faster
 
 # H.273 matrix number, as frames carry it -> name, swscale's number; all others (2 is "untagged") are guessed.
 MATRICES = {
@@ -120,12 +121,13 @@ class Pictures:
         frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
         if frame.colorspace == 10:
             frame.colorspace = 9
+        rgb24 = "rgb24" if frame.format.is_rgb else PLANAR
         try:
             rgb = self._reformatter.reformat(
                 frame,
                 width=width,
                 height=height,
-                format="rgb24" if light is None else "rgb48le",
+                format=rgb24 if light is None else "rgb48le",
                 src_colorspace=matrix,
                 src_color_range=color_range(frame),
                 dst_color_range=ColorRange.JPEG,
