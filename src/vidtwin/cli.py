@@ -30,6 +30,7 @@ from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import CHECK_DB, Engine
 from vidtwin.inference.latent_stream import Header, Identity, LatentStream
 from vidtwin.inference.latent_video import SUFFIX, LatentVideo, is_latent_file
+from vidtwin.inference.onnx_model import OnnxModel, is_exported
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
 from vidtwin.inspection import describe, load_weights
 from vidtwin.model.vidtwin import Part
@@ -43,6 +44,7 @@ SAMPLE = Path(__file__).parent / "assets" / "sample.mp4"
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Backend = Literal["torch", "onnx"]
 Policy = Literal["crop", "squash", "pad", "tile"]
 Codec = Literal["auto", "h264", "hevc", "vp9", "av1", "ffv1", "png"]
 Output = Annotated[Path, arg(aliases=["-o"])]
@@ -54,6 +56,8 @@ class ModelOptions:
     """A shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors)."""
     config: str = "released"
     """Of a file in Microsoft's layout: a preset, or a config.json."""
+    backend: Backend = "torch"
+    """onnx runs a folder that `vidtwin export` wrote, given as --weights, on the CPU in the precision that it was exported in."""
     device: Device = "auto"
     """auto is cuda if there is one, else cpu."""
     dtype: Precision = "auto"
@@ -68,6 +72,10 @@ class ModelOptions:
     def load(self) -> tuple[Engine, Identity]:
         """A model placed where the options say, and the identity of its weights, which the dtype does not change."""
         place = device_of(self.device)
+        if self.backend == "onnx":
+            return self._load_exported()
+        if is_exported(Path(self.weights)):
+            raise UsageError(f"--weights {self.weights}: was exported to ONNX; add --backend onnx")
         model = load_weights(self.weights, self.config)
         identity = Identity.of(model, self.weights)
         decode, encode = (
@@ -75,6 +83,14 @@ class ModelOptions:
         )
         engine = Engine(model.to(place), encode_dtype=encode, dtype=decode, batch=self.batch, check_db=self.check)
         return engine, identity
+
+    def _load_exported(self) -> tuple[Engine, Identity]:
+        if self.device not in ("auto", "cpu"):
+            raise UsageError(f"--device {self.device}: exported models run on the CPU here; leave it out")
+        if self.dtype != "auto" or self.encode_dtype is not None:
+            raise UsageError("--dtype and --encode-dtype: an exported model has the precision of its export; leave them out")
+        exported = OnnxModel(self.weights)
+        return Engine(exported, batch=self.batch, check_db=self.check), exported.identity
 
 
 @dataclass(frozen=True)
@@ -341,6 +357,27 @@ def convert_command(
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
+def export_command(
+    out: Output,
+    weights: str = "tiny",
+    config: str = "released",
+    quantize: Literal["int8"] | None = None,
+) -> None:
+    """Export weights to ONNX, encoder.onnx and decoder.onnx in a folder, and check them against torch; --backend onnx runs it.
+
+    Args:
+        out: name of the folder; an earlier export in it is replaced.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
+        quantize: int8 stores linear layers as whole numbers, and computes with them: smaller and faster, not the same.
+    """
+    from vidtwin.export import export_onnx
+
+    model = load_weights(weights, config)
+    print(export_onnx(model, out, quantize=quantize, weights=Identity.of(model, weights)).table())
+    print(f"{'written':14}{out}")
+
+
 def train_command(
     recipe: Positional[Path],
     out: Output = Path("runs/autoencoder"),
@@ -474,6 +511,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "interpolate": interpolate_command,
     "info": info_command,
     "convert": convert_command,
+    "export": export_command,
     "train": train_command,
     "check-data": check_data_command,
     "benchmark": benchmark_command,

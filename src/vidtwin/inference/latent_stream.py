@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +20,9 @@ from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.video.orientation import Orientation
 from vidtwin.video.tiles import Fit, Tiling, fit_from_dict
+
+if TYPE_CHECKING:
+    from vidtwin.inference.onnx_model import OnnxModel
 
 VERSION = 2  # of the header
 NAMES = ("structure", "dynamics_x", "dynamics_y")
@@ -33,9 +36,9 @@ class Identity:
     hash: str
 
     @classmethod
-    def of(cls, model: VidTwin, name: str = "unnamed") -> "Identity":
-        """Of a model in float32: take it before the model is cast to a lower precision."""
-        return cls(name, weights_hash(model))
+    def of(cls, model: "VidTwin | OnnxModel", name: str = "unnamed") -> "Identity":
+        """Of a model in float32: take it before the model is cast to a lower precision. An exported one brings its own."""
+        return cls(name, weights_hash(model)) if isinstance(model, VidTwin) else model.identity
 
     def __str__(self) -> str:
         return f"{self.name!r} ({self.hash[:12]})"

@@ -202,7 +202,8 @@ def open_session(path: Path) -> "InferenceSession":
         raise FileNotFoundError(f"{path}: missing; {REMEDY}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
+    options.enable_cpu_mem_arena = False  # keeps what a batch took, so that a smaller one finds no memory; no faster here
+    options.log_severity_level = 4  # errors are raised
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds

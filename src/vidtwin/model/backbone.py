@@ -148,7 +148,7 @@ class SpaceTimeTransformer(nn.Module):
         x = rearrange(x + self.space, "b f s c -> f b s c").contiguous()
         for index, block in enumerate(self.blocks):
             time = self.time if index == 0 else None
-            if torch.is_inference_mode_enabled():
+            if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
                 assert isinstance(block, SpaceTimeBlock)
                 x = block.infer(x, time)
             elif self.checkpointing and self.training:
