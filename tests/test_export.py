@@ -154,6 +154,12 @@ def test_on_the_command_line(int8, clip, tmp_path, capsys):
         assert len(read_video(video).frames) == 20
 
 
+def test_info_of_an_export(int8, capsys):
+    assert main(["info", str(int8[1])]) == 0
+    out = capsys.readouterr().out
+    assert ", int8\n" in out and "PSNR in dB: encoder" in out and "hidden=" in out
+
+
 @pytest.mark.parametrize(
     "options, line",
     [

@@ -323,7 +323,7 @@ def info_command(file: Positional[str]) -> None:
     """Say what a checkpoint, latent file or video is, without loading a model.
 
     Args:
-        file: a shipped name, a checkpoint folder, a file in Microsoft's layout, a latent file or a video.
+        file: a shipped name, a checkpoint folder, an exported model, a file in Microsoft's layout, a latent file or a video.
     """
     for name, value in describe(file).items():
         print(f"{name:14}{value}")

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
 from vidtwin.files import in_line
 from vidtwin.inference.latent_video import KEY, LatentVideo
+from vidtwin.inference.onnx_model import Exported, is_exported
 from vidtwin.loading import is_folder_weights
 from vidtwin.loading import load_weights as load_weights  # also by this name
 from vidtwin.model.config import PRESETS, VidTwinConfig
@@ -19,12 +20,14 @@ Layout = Mapping[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 
 
 def describe(name: str | Path) -> dict[str, str]:
-    """Facts about weights (ours or Microsoft's layout), a latent file or a video, as text; no model is built.
+    """Facts about weights (ours, Microsoft's layout, or exported to ONNX), a latent file or a video, as text; no model is built.
 
     Raises:
         FileNotFoundError: no such file or name. ValueError: none of these.
     """
     path = Path(name)
+    if is_exported(path):
+        return _describe_exported(path)
     if str(name) in shipped_names() or path.is_dir():
         return _describe_folder(find_folder(name))
     if not path.exists():
@@ -60,6 +63,20 @@ def _describe_folder(folder: Path) -> dict[str, str]:
         raise FileNotFoundError(f"{folder / WEIGHTS_FILE}: missing; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}")
     layout, _ = read_layout(folder / WEIGHTS_FILE)
     return {"file": str(folder), "layout": "vidtwin folder"} | _facts(config, layout)
+
+
+def _describe_exported(folder: Path) -> dict[str, str]:
+    exported = Exported.read(folder)
+    _, frames, height, width = exported.config.clip_shape
+    unit = "PSNR in dB" if exported.precision == "int8" else "relative L2"
+    return {
+        "file": str(folder),
+        "layout": f"ONNX, opset {exported.opset}, {exported.precision}",
+        "weights": str(exported.weights),
+        "clip": f"{frames} frames of {width}x{height}",
+        "from torch": f"{unit}: encoder {exported.encoder:.3g}, decoder {exported.decoder:.3g}",
+        "config": ", ".join(f"{key}={value}" for key, value in exported.config.to_dict().items()),
+    }
 
 
 def _describe_released(path: Path, layout: Layout) -> dict[str, str]:
