@@ -46,6 +46,8 @@ def test_wrong_use():
         next(measure(model, "tiny", steps=("train",)))
     with pytest.raises(ValueError, match="0 repeats: give at least 1"):
         next(measure(model, "tiny", repeats=0))
+    with pytest.raises(ValueError, match="a batch of 0 clips: give at least 1"):
+        next(measure(model, "tiny", batch=0))
 
 
 def test_the_limit_is_a_rate():

@@ -74,7 +74,7 @@ def count_flops(config: VidTwinConfig, batch: int = 1) -> dict[str, int]:
     with torch.device("meta"):
         model = VidTwin(config).eval()
         clip = torch.empty(batch, *config.clip_shape)
-        latents = Latents(*(torch.empty(batch, *shape) for shape in _latent_shapes(config)))
+        latents = Latents(*(torch.empty(batch, *shape) for shape in config.latent_shapes))
     calls = {
         "encode": lambda: _heads(model, model.encoder(clip)),
         "decode": lambda: model.decoder(model.u_S(latents) + model.u_D(latents)),
@@ -85,10 +85,6 @@ def count_flops(config: VidTwinConfig, batch: int = 1) -> dict[str, int]:
             call()
         counted[step] = counter.get_total_flops()
     return counted | {"reconstruct": sum(counted.values())}
-
-
-def _latent_shapes(config: VidTwinConfig) -> tuple[tuple[int, ...], ...]:
-    return config.structure_shape, config.dynamics_x_shape, config.dynamics_y_shape
 
 
 def _heads(model: VidTwin, z: Tensor) -> None:
@@ -117,12 +113,14 @@ def measure(
     """Rows of a model's steps on its device, on random clips; the model is copied if its dtype is another.
 
     Raises:
-        ValueError: a step that is none of `STEPS`; fewer than 1 repeat.
+        ValueError: a step that is none of `STEPS`; fewer than 1 repeat or clip.
     """
     if unknown := set(steps) - set(STEPS):
         raise ValueError(f"step {min(unknown)!r} is unknown; choose of {', '.join(STEPS)}")
     if repeats < 1:
         raise ValueError(f"{repeats} repeats: give at least 1")
+    if batch < 1:
+        raise ValueError(f"a batch of {batch} clips: give at least 1")
     config, device = model.config, next(model.parameters()).device
     model = (model if next(model.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)).eval()
     flops = count_flops(config, batch)

@@ -369,7 +369,7 @@ def export_command(
         out: name of the folder; an earlier export in it is replaced.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
         config: of a file in Microsoft's layout: a preset, or a config.json.
-        quantize: int8 stores linear layers as whole numbers, and computes with them: smaller and faster, not the same.
+        quantize: int8 stores linear layers as whole numbers, and computes with them: smaller, not the same.
     """
     from vidtwin.export import export_onnx
 

@@ -138,8 +138,7 @@ def export_onnx(
     identity = weights or Identity.of(model)
     exact = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     config, precision = exact.config, quantize or "float32"
-    shapes = config.structure_shape, config.dynamics_x_shape, config.dynamics_y_shape
-    latents = {name: torch.zeros(2, *shape) for name, shape in zip(NAMES, shapes, strict=True)}
+    latents = {name: torch.zeros(2, *shape) for name, shape in zip(NAMES, config.latent_shapes, strict=True)}
     halves: tuple[tuple[nn.Module, str, dict[str, Tensor], tuple[str, ...]], ...] = (
         (EncoderHalf(exact), ENCODER_FILE, {CLIP: torch.zeros(2, *config.clip_shape)}, OUTPUTS),
         (DecoderHalf(exact), DECODER_FILE, latents | {PARTS: torch.ones(2)}, (CLIP,)),
@@ -211,7 +210,7 @@ def _write_half(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
         whole = Path(folder) / path.name
         exported.save(whole, external_data=large)
-        # In 7 bits: of 8, pairs of products overflow 16 bits on processors without VNNI, which cost 5 to 21 dB ("tiny").
+        # In 7 bits: of 8, pairs of products overflow 16 bits on processors without VNNI, which costs many dB.
         quantize_dynamic(
             whole,
             path,
@@ -276,11 +275,10 @@ def _samples(model: VidTwin) -> Iterator[tuple[Tensor, Latents]]:
     generator = torch.Generator().manual_seed(0)
     config = model.config
     colours, *size = config.clip_shape
-    shapes = config.structure_shape, config.dynamics_x_shape, config.dynamics_y_shape
     for batch in (1, 2):
         coarse = torch.randn(batch, colours, *(max(1, side // 24) for side in size), generator=generator)
         clips = nnf.interpolate(coarse, size=tuple(size), mode="trilinear").clamp(-1, 1)
-        yield clips, Latents(*(torch.randn(batch, *shape, generator=generator) for shape in shapes))
+        yield clips, Latents(*(torch.randn(batch, *shape, generator=generator) for shape in config.latent_shapes))
 
 
 def _relative(x: Tensor, y: Tensor) -> float:

@@ -67,15 +67,14 @@ def _describe_folder(folder: Path) -> dict[str, str]:
 
 def _describe_exported(folder: Path) -> dict[str, str]:
     exported = Exported.read(folder)
-    _, frames, height, width = exported.config.clip_shape
     unit = "PSNR in dB" if exported.precision == "int8" else "relative L2"
     return {
         "file": str(folder),
         "layout": f"ONNX, opset {exported.opset}, {exported.precision}",
         "weights": str(exported.weights),
-        "clip": f"{frames} frames of {width}x{height}",
         "from torch": f"{unit}: encoder {exported.encoder:.3g}, decoder {exported.decoder:.3g}",
-        "config": ", ".join(f"{key}={value}" for key, value in exported.config.to_dict().items()),
+        **_shape_facts(exported.config),
+        "config": _fields(exported.config),
     }
 
 
@@ -96,15 +95,25 @@ def _describe_released(path: Path, layout: Layout) -> dict[str, str]:
 
 
 def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
+    return {
+        **_shape_facts(config),
+        "parameters": f"{sum(prod(shape) for shape, _ in layout.values()):,}",
+        "dtype": ", ".join(sorted({dtype.removeprefix("torch.") for _, dtype in layout.values()})),
+        "config": _fields(config),
+    }
+
+
+def _fields(config: VidTwinConfig) -> str:
+    return ", ".join(f"{key}={value}" for key, value in config.to_dict().items())
+
+
+def _shape_facts(config: VidTwinConfig) -> dict[str, str]:
     _, frames, height, width = config.clip_shape
     return {
         "clip": f"{frames} frames of {width}x{height}",
         "latents": f"structure {config.structure_shape}, dynamics {config.dynamics_x_shape} and {config.dynamics_y_shape}",
         "latent values": f"{config.latent_values}",
         "rate": f"{config.compression_rate:.4%}",
-        "parameters": f"{sum(prod(shape) for shape, _ in layout.values()):,}",
-        "dtype": ", ".join(sorted({dtype.removeprefix("torch.") for _, dtype in layout.values()})),
-        "config": ", ".join(f"{key}={value}" for key, value in config.to_dict().items()),
     }
 
 

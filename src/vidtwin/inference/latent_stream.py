@@ -94,8 +94,7 @@ class Header:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the latents of a window: (T, ...) each."""
-        c = self.config
-        return tuple((self.tiles, *shape) for shape in (c.structure_shape, c.dynamics_x_shape, c.dynamics_y_shape))
+        return tuple((self.tiles, *shape) for shape in self.config.latent_shapes)
 
     def windows(self, frames: int) -> int:
         """How many windows cover so many frames: 33 frames in windows of 16 are 3."""

@@ -115,9 +115,8 @@ class OnnxModel:
         self.exported = Exported.read(folder)
         self.config, self.identity = self.exported.config, self.exported.weights
         config = self.config
-        shapes = config.structure_shape, config.dynamics_x_shape, config.dynamics_y_shape
         self._clip: dict[str, tuple[int, ...]] = {CLIP: config.clip_shape}
-        self._latents: dict[str, tuple[int, ...]] = dict(zip(NAMES, shapes, strict=True))
+        self._latents: dict[str, tuple[int, ...]] = dict(zip(NAMES, config.latent_shapes, strict=True))
         self._encoder = self._session(folder / ENCODER_FILE, self._clip)
         self._decoder = self._session(folder / DECODER_FILE, self._latents)
 

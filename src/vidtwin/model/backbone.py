@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+NORM_EPS = 1e-6
 MLP_TOKENS = 1024  # at a time, when nothing is kept for gradients
 
 
@@ -54,9 +55,6 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(nnf.gelu(self.fc1(x), approximate="tanh"))
-
-
-NORM_EPS = 1e-6
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -116,13 +116,18 @@ class VidTwinConfig:
         return self._d_D, self.frames, halved(self.grid[0], self.dynamics_downsamples)
 
     @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Shapes of z_S, and of z_D's x and y, in the order of `Latents`."""
+        return self.structure_shape, self.dynamics_x_shape, self.dynamics_y_shape
+
+    @property
     def _d_D(self) -> int:
         return 0 if self.dynamics_branch == "none" else self.dynamics_channels
 
     @property
     def latent_values(self) -> int:
         """Numbers per clip in z_S and z_D together."""
-        return prod(self.structure_shape) + prod(self.dynamics_x_shape) + prod(self.dynamics_y_shape)
+        return sum(map(prod, self.latent_shapes))
 
     @property
     def compression_rate(self) -> float:

@@ -117,7 +117,7 @@ class VidTwin(nn.Module, Checkpointed):
 
     def _check_latents(self, latents: Latents) -> None:
         config = self.config
-        expected = (config.structure_shape, config.dynamics_x_shape, config.dynamics_y_shape)
+        expected = config.latent_shapes
         if tuple(shape[1:] for shape in latents.shapes) != expected:
             raise ValueError(
                 f"latents of shapes {latents.shapes}: this model expects (B, ...) of {expected}; use the model that encoded them"

@@ -12,6 +12,7 @@ PLACEHOLDER = "display size " + "." * 27  # the title of the video stream
 SEGMENT, TRACKS, TRACK, VIDEO, NAME, VOID = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0", b"\x53\x6e", b"\xec"
 DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT = b"\x54\xb0", b"\x54\xba", b"\x54\xb2"
 EBML = b"\x1a\x45\xdf\xa3"  # the first four bytes of a file
+BEGINNING = 4096  # bytes that hold its header and the size of all that follows
 HEAD = 1 << 20  # bytes from the start of the file in which the tracks are looked for; they come before any picture
 
 
@@ -38,7 +39,7 @@ def missing_bytes(path: VideoFile) -> int:
     begin, size = (path.offset, path.size) if isinstance(path, TarMember) else (0, file.stat().st_size)
     with file.open("rb") as stream:
         stream.seek(begin)
-        head = stream.read(min(size, HEAD))
+        head = stream.read(min(size, BEGINNING))
     try:
         (first, *_), (name, start, contents, end), *_ = _elements(head, 0, len(head))
     except (IndexError, ValueError):  # not even the beginnings of two elements
