@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin
-from vidtwin.checkpoint import shipped_names, weights_hash
+from vidtwin.checkpoint import Uninitialized, own_float32, shipped_names, weights_hash
 
 
 def same(a: VidTwin, b: VidTwin) -> bool:
@@ -84,3 +86,33 @@ def test_damaged_folders_are_refused(weights, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cut short"):
         VidTwin.from_pretrained(tmp_path)
+
+
+def test_weights_are_read_from_the_file_and_a_changed_model_does_not_change_it(model, weights, tmp_path):
+    model.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    loaded = VidTwin.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    loaded.save_pretrained(tmp_path)  # over the file that it is read from
+    assert same(VidTwin.from_pretrained(tmp_path), loaded) and not same(loaded, model)
+
+
+def test_loading_makes_no_random_numbers_and_is_quick_to_begin(weights):
+    state = torch.get_rng_state()
+    with Uninitialized():
+        torch.nn.Linear(3, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    code = "import sys, vidtwin; vidtwin.VidTwin.from_pretrained(sys.argv[1]); print('torch._dynamo' in sys.modules)"  # takes 2 s
+    command = [sys.executable, "-c", code, str(weights)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_weights_do_not_share_memory():
+    one = torch.arange(6.0)
+    owned = own_float32({"a": one, "b": one, "c": one[:3], "d": one.view(2, 3).T, "e": one.half()})
+    assert owned["a"] is one and all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in owned.values())
+    assert len({tensor.untyped_storage().data_ptr() for tensor in owned.values()}) == 5
+    assert torch.equal(owned["d"], one.view(2, 3).T) and torch.equal(owned["c"], one[:3])

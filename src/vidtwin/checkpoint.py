@@ -11,7 +11,8 @@ import pickle
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vidtwin.files import atomic_output, check_writable, in_line, tensor_output
 from vidtwin.model.config import VidTwinConfig
@@ -61,7 +63,8 @@ class Checkpointed(
         """A model in eval mode, float32, from a shipped name ("tiny"), a folder, or a hub id ("owner/name").
 
         Shipped names come first and need no network. `hub_options` (revision, token, cache_dir, local_files_only,
-        force_download) go to the hub.
+        force_download) go to the hub. Weights stored in float32 stay in their file until they are used, mapped into memory:
+        changing the model does not change the file, and replacing the file is safe; do not write into it meanwhile.
 
         Raises:
             FileNotFoundError: no such folder, or a file of it is missing.
@@ -69,12 +72,13 @@ class Checkpointed(
         """
         folder = find_folder(name, **hub_options)
         config, tensors = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
-        with torch.device("meta"):  # no memory is taken for a model that the file does not hold
+        with torch.device("meta"), Uninitialized():  # no memory is taken for a model that the file does not hold
             expected = {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}  # type: ignore[attr-defined]
         refuse_differences(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(folder))
-        model = cls(config)
+        with Uninitialized():
+            model = cls(config)
         assert isinstance(model, nn.Module)
-        load_strictly(model, tensors, str(folder))
+        model.load_state_dict(own_float32(tensors), assign=True)
         return model.eval()
 
     def save_pretrained(  # type: ignore[override]
@@ -111,6 +115,33 @@ class Checkpointed(
             folder.mkdir(exist_ok=True)
             for path in Path(partial).iterdir():
                 os.replace(path, folder / path.name)
+
+
+class Uninitialized(TorchFunctionMode):
+    """Modules made within do not fill their weights, which are read from a file next: seconds less, and no memory is touched."""
+
+    FILLING = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in self.FILLING or getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def own_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors to be a model's weights: float32, contiguous, no two in the same memory; copied only where they are not."""
+    result: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.float().contiguous()
+        if tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.data_ptr())
+        result[name] = tensor
+    return result
 
 
 def find_folder(name: str | Path, **hub_options: Any) -> Path:
@@ -235,13 +266,15 @@ def weights_hash(model: nn.Module) -> str:
 def read_pickle(path: Path) -> Any:
     """torch.load that runs no code: tensors, plain containers, and the numpy scalars of Lightning's scheduler states.
 
+    Tensors stay in the file until they are used, where its format (that of torch since 1.6) allows it.
+
     Raises:
         ValueError: a pickle that asks for anything else (nothing of it has run), or no file of torch's, or a damaged one.
     """
     try:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         what = f"asks for {in_line(name.group(1))}" if name else "is not one that torch wrote, or is damaged"

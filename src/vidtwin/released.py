@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtwin.checkpoint import read_state_dict, refuse_differences
+from vidtwin.checkpoint import Uninitialized, own_float32, read_state_dict, refuse_differences
 from vidtwin.files import tensor_output
 from vidtwin.model.backbone import spatial_positions, temporal_positions
 from vidtwin.model.config import PRESETS, VidTwinConfig, preset
@@ -97,7 +97,7 @@ def position_tables(config: VidTwinConfig) -> dict[str, Tensor]:
     }
 
 
-@lru_cache(maxsize=32)  # a second each
+@lru_cache(maxsize=32)
 def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
     """Every name of the released layout of a config, without `loss.*`, with its shape (587 names for "released").
 
@@ -116,9 +116,12 @@ def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
             f"a grid of {config.grid} with dynamics_downsamples={config.dynamics_downsamples} does not exist in the released "
             "layout, which stretches both axes with one map; use a square size or dynamics_downsamples=0"
         )
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         parameters = {released_name(name): tuple(t.shape) for name, t in VidTwin(config).state_dict().items()}
-        tables = {name: tuple(table.shape) for name, table in position_tables(config).items()}
+    (h, w), f, c = config.grid, config.frames, config.hidden
+    tables: dict[str, tuple[int, ...]] = {}
+    for part in ("encoder", "decoder"):
+        tables |= {f"{part}.pos_embed": (1, h * w, c), f"{part}.pos_embed_temporal": (1, f, c)}
     return parameters | unused_shapes(config) | tables
 
 
@@ -153,8 +156,9 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
         if not torch.allclose(found[name].double(), table, rtol=0, atol=1e-3):
             raise ValueError(f"{path}: {name} is not the position table of this config; the file is of another model")
 
-    model = VidTwin(config)
-    model.load_state_dict({name: found[released_name(name)] for name in model.state_dict()})
+    with Uninitialized():
+        model = VidTwin(config)
+    model.load_state_dict(own_float32({name: found[released_name(name)] for name in model.state_dict()}), assign=True)
     used = {released_name(name) for name in model.state_dict()}
     model.set_aside = {name: tensor for name, tensor in tensors.items() if name not in used}
     return model.eval()

@@ -78,7 +78,7 @@ class SpaceTimeBlock(nn.Module):
 
     def __init__(self, c: int, heads: int, causal: bool):
         super().__init__()
-        self.modulation = nn.Parameter(torch.randn(6, c) / c**0.5)
+        self.modulation = nn.Parameter(nn.init.normal_(torch.empty(6, c), std=c**-0.5))
         self.spatial_attention = Attention(c, heads)
         self.temporal_attention = Attention(c, heads, causal)
         self.mlp = MLP(c)
@@ -128,8 +128,11 @@ class SpaceTimeTransformer(nn.Module):
 
     def __init__(self, f: int, h: int, w: int, c: int, depth: int, heads: int, causal: bool):
         super().__init__()
-        self.register_buffer("space", spatial_positions(h, w, c).float(), persistent=False)  # (s, c)
-        self.register_buffer("time", temporal_positions(f, c).float(), persistent=False)  # (f, c)
+        self.register_buffer("space", torch.empty(h * w, c), persistent=False)  # (s, c)
+        self.register_buffer("time", torch.empty(f, c), persistent=False)  # (f, c)
+        if not self.space.is_meta:
+            self.space.copy_(spatial_positions(h, w, c))
+            self.time.copy_(temporal_positions(f, c))
         self.blocks = nn.ModuleList(SpaceTimeBlock(c, heads, causal) for _ in range(depth))
         self.initialize()
 
@@ -177,7 +180,7 @@ class PatchHead(nn.Module):
 
     def __init__(self, c: int, patch: int):
         super().__init__()
-        self.modulation = nn.Parameter(torch.randn(2, c) / c**0.5)
+        self.modulation = nn.Parameter(nn.init.normal_(torch.empty(2, c), std=c**-0.5))
         self.linear = nn.Linear(c, patch * patch * 3)
 
     def forward(self, x: Tensor) -> Tensor:
