@@ -13,9 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from vidtwin.video.resample import resample
+
 T = TypeVar("T")
 
 POLICIES = ("crop", "squash", "pad")
+LARGE = 2**18  # pixels; frames from there on are resized by `resample`, which is faster than `interpolate` and more exact
 MAX_ASPECT = 128  # longer side / shorter side; beyond it a resized frame would not fit in memory
 
 
@@ -113,20 +116,49 @@ def to_clip(frames: np.ndarray, geometry: Geometry) -> torch.Tensor:
         )
     clip = torch.empty((3, len(frames), *geometry.model))
     for index, frame in enumerate(frames):
-        planes = torch.from_numpy(np.ascontiguousarray(frame)).unbind(-1)
-        for colour, plane in enumerate(planes):  # one at a time: floats of large pictures take much memory
-            clip[colour, index] = fit(plane.float().div_(255)[None], geometry)[0]
+        planes = frame.transpose(2, 0, 1)
+        if _is_resampled(geometry):
+            clip.numpy()[:, index] = _resampled(planes, geometry)
+            continue
+        for colour, plane in enumerate(planes):
+            pixels = torch.from_numpy(np.ascontiguousarray(plane)).float().div_(255)
+            clip[colour, index] = fit(pixels[None], geometry)[0]
     return clip
 
 
 def fit(pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """float32 frame (C, H, W) in [0, 1], of the geometry's source size -> (C, h, w) in [-1, 1], as `to_clip` says."""
+    """float32 frame (C, H, W) in [0, 1], of the geometry's source size -> (C, h, w) in [-1, 1], as `to_clip` says.
+
+    On the CPU the bits are those of `to_clip`, if the values are levels / 255.
+    """
+    if pixels.device.type == "cpu" and _is_resampled(geometry):
+        return torch.from_numpy(_resampled(pixels.detach().numpy(), geometry))
     (h, w), (top, left), (height, width) = geometry.model, geometry.offset, geometry.resized
     pixels = _resize(pixels[None], geometry.resized)[0].clamp(0, 1)
     pixels = (pixels - 0.5) / 0.5
     if geometry.policy == "pad":
         return functional.pad(pixels, (left, w - left - width, top, h - top - height), value=-1.0)
     return pixels[:, top : top + h, left : left + w]
+
+
+def _is_resampled(geometry: Geometry) -> bool:
+    """Whether frames on the CPU are resized by `resample`; `interpolate` makes small ones, and those on other devices."""
+    return geometry.resized != geometry.source and geometry.source[0] * geometry.source[1] >= LARGE
+
+
+def _resampled(planes: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Planes (C, H, W), uint8 or floats in [0, 1] -> float32 (C, h, w) in [-1, 1]. NumPy alone, so in the thread that calls."""
+    (h, w), (top, left), (height, width) = geometry.model, geometry.offset, geometry.resized
+    if geometry.policy == "crop":
+        pixels = resample(planes, geometry.resized, range(top, top + h), range(left, left + w))
+    else:
+        pixels = resample(planes, geometry.resized, range(height), range(width))
+    pixels *= np.float32(1 / 127.5)
+    pixels -= 1
+    pixels.clip(-1, 1, out=pixels)
+    if geometry.policy == "pad":
+        return np.pad(pixels, ((0, 0), (top, h - top - height), (left, w - left - width)), constant_values=-1)
+    return pixels
 
 
 def from_clip(clip: torch.Tensor, geometry: Geometry) -> np.ndarray:
