@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidtwin.evaluation.metrics import psnr, ssim
+from vidtwin.evaluation import metrics
+from vidtwin.evaluation.metrics import frame_psnr, frame_ssim, psnr, ssim
 
 
 def _pair(frames: int = 2, height: int = 40, width: int = 52, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,12 +53,32 @@ def test_psnr_stops_at_80_db_unless_identical():
     assert psnr(x, x.clone()).item() == math.inf
 
 
-@pytest.mark.parametrize("size", [(11, 11), (40, 52), (64, 17)])
+@pytest.mark.parametrize("size", [(11, 11), (40, 52), (64, 17), (173, 30)])
 @pytest.mark.parametrize("noise", [0.01, 0.2])
 def test_ssim_equals_the_direct_convolution(size, noise):
     x, y = _pair(2, *size, noise)
     torch.testing.assert_close(ssim(x, y), _direct_ssim(x, y), atol=1e-9, rtol=0)
     torch.testing.assert_close(ssim(x.float(), y.float()), _direct_ssim(x, y), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("serial", [1, 5000, 2**18])
+@pytest.mark.parametrize("size", [(11, 11), (12, 40), (51, 37)])
+def test_products_with_blocks_are_sums_of_shifted_images(monkeypatch, size, serial):
+    """What the CPU computes, and other devices."""
+    monkeypatch.setattr(metrics, "SERIAL", serial)
+    x, y = torch.rand(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = metrics._local_means(torch.stack([x, y, x * x + y * y, x * y]))
+    torch.testing.assert_close(torch.from_numpy(metrics._banded_means(x.numpy(), y.numpy())), expected, atol=1e-14, rtol=0)
+
+
+def test_frames_of_clips_are_scored_one_by_one():
+    x, y = (clip.transpose(0, 1).float() * 2.2 - 1.1 for clip in _pair(3))
+    before = x.clone()
+    frames = [(value.clamp(-1, 1) * 0.5 + 0.5).transpose(0, 1) for value in (x, y)]
+    assert torch.equal(frame_psnr(x, y), psnr(*frames)) and torch.equal(frame_ssim(x, y), ssim(*frames))
+    assert frame_psnr(x, x).tolist() == [80.0] * 3 and torch.equal(x, before)
+    half = [frame_ssim(*(clip.to(dtype) for clip in (x.bfloat16(), y.bfloat16()))) for dtype in (torch.bfloat16, torch.float32)]
+    assert torch.equal(*half)
 
 
 def test_ssim_pools_large_frames_first():

@@ -5,7 +5,10 @@ N frames; H, W height and width in pixels; values in [0, 1] (PSNR: [0, data_rang
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +18,12 @@ SSIM_WINDOW = 11  # side of the Gaussian window in pixels
 SSIM_SIGMA = 1.5  # its standard deviation in pixels
 SSIM_K = (0.01, 0.03)  # the constants K_1 and K_2 of Wang et al. (2004)
 SSIM_POOL = 256  # frames are average-pooled until their shorter side is about this many pixels
+WINDOW = np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2))  # along one axis
+WINDOW /= WINDOW.sum()
+STRIP = 72  # rows of window positions
+SERIAL = 2**18  # multiplications of one product of matrices; OpenBLAS starts threads above
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 def psnr(x: torch.Tensor, y: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
@@ -36,8 +45,13 @@ def psnr(x: torch.Tensor, y: torch.Tensor, data_range: float = 1.0) -> torch.Ten
     if not (math.isfinite(data_range) and data_range > 0):
         raise ValueError(f"data_range must be positive and finite, got {data_range}; use 1.0 for frames in [0, 1]")
     x, y = _frames(x, y, data_range)
-    mse = ((x - y) / data_range).square().mean(dim=(1, 2, 3))
+    mse = torch.stack([_mse(a, b, data_range) for a, b in zip(x, y, strict=True)])
     return torch.where(mse == 0, math.inf, -10 * torch.log10(mse + PSNR_FLOOR))
+
+
+def _mse(x: torch.Tensor, y: torch.Tensor, data_range: float) -> torch.Tensor:
+    """Of a frame (3, H, W), a colour at a time: float64 takes memory."""
+    return torch.stack([(a.double() - b).div_(data_range).square_().mean() for a, b in zip(x, y, strict=True)]).mean()
 
 
 def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -59,27 +73,42 @@ def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
     x, y = _frames(x, y, 1.0)
     factor = max(1, round(min(x.shape[-2:]) / SSIM_POOL))
-    if factor > 1:
-        x, y = F.avg_pool2d(x, factor), F.avg_pool2d(y, factor)
-    height, width = x.shape[-2:]
+    height, width = (side // factor for side in x.shape[-2:])
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}")
+    return torch.stack([_ssim(a, b, factor) for a, b in zip(x, y, strict=True)])
 
-    return torch.stack([_ssim_map(a, b).mean() for a, b in zip(x, y, strict=True)])
+
+def _ssim(x: torch.Tensor, y: torch.Tensor, factor: int) -> torch.Tensor:
+    """Mean SSIM of a frame (3, H, W), pooled by `factor`. On the CPU a colour after the other, in strips that stay in its cache."""
+    if x.device.type != "cpu":
+        x, y = (_pooled(frame, factor) for frame in (x, y))
+        return _similarity(*_local_means(torch.stack([x, y, x * x + y * y, x * y]))).mean()
+    total, positions = 0.0, 0
+    for colours in zip(x.detach().split(1), y.detach().split(1), strict=True):
+        a, b = (_pooled(colour, factor)[0].numpy() for colour in colours)
+        for top in range(0, len(a) - SSIM_WINDOW + 1, STRIP):
+            rows = slice(top, top + STRIP + SSIM_WINDOW - 1)
+            similarity = _similarity(*_banded_means(a[rows], b[rows]))
+            total, positions = total + similarity.sum(), positions + similarity.size
+    return torch.tensor(total / positions, dtype=torch.float64)
 
 
-def _ssim_map(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """SSIM of each colour and window position of a frame: (3, H, W) -> (3, H - 10, W - 10)."""
-    mean_x, mean_y, squares, product = _local_means(torch.stack([x, y, x * x + y * y, x * y]))
-    squared_means, mean_product = mean_x**2 + mean_y**2, mean_x * mean_y
+def _pooled(frame: torch.Tensor, factor: int) -> torch.Tensor:
+    return frame.double() if factor == 1 else F.avg_pool2d(frame.double(), factor)
+
+
+def _similarity(mean_x: Array, mean_y: Array, squares: Array, product: Array) -> Array:
+    """SSIM of each window position, from the windows' means of x, y, x^2 + y^2 and x y."""
+    squared_means, mean_product = mean_x * mean_x + mean_y * mean_y, mean_x * mean_y
     covariance, variances = product - mean_product, squares - squared_means  # that of x plus that of y
     c_1, c_2 = SSIM_K[0] ** 2, SSIM_K[1] ** 2
-    return (2 * mean_product + c_1) / (squared_means + c_1) * ((2 * covariance + c_2) / (variances + c_2))
+    return (2 * mean_product + c_1) * (2 * covariance + c_2) / ((squared_means + c_1) * (variances + c_2))
 
 
 def unit_range(clip: torch.Tensor) -> torch.Tensor:
     """Clamp to [-1, 1] and map to [0, 1], without rounding to 8 bits."""
-    return clip.clamp(-1, 1) * 0.5 + 0.5
+    return clip.clamp(-1, 1).mul_(0.5).add_(0.5)
 
 
 def frame_psnr(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -114,19 +143,45 @@ def _by_frame(metric: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: t
 
 def _local_means(images: torch.Tensor) -> torch.Tensor:
     """Gaussian-weighted means over 11x11 windows: (..., H, W) -> (..., H - 10, W - 10), one axis after the other."""
-    offsets = range(-(SSIM_WINDOW // 2), SSIM_WINDOW // 2 + 1)
-    weights = [math.exp(-(offset**2) / (2 * SSIM_SIGMA**2)) for offset in offsets]
     for axis in (-1, -2):
         positions = images.shape[axis] - SSIM_WINDOW + 1
         means = images.new_zeros(())
-        for start, weight in enumerate(weights):  # sums of shifted images: in float64 several times faster than a convolution
-            means = torch.add(means, images.narrow(axis, start, positions), alpha=weight / sum(weights))
+        for start, weight in enumerate(WINDOW.tolist()):  # sums of shifted images: in float64 faster than a convolution
+            means = torch.add(means, images.narrow(axis, start, positions), alpha=weight)
         images = means
     return images
 
 
+def _banded_means(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`_local_means` of x, y, x^2 + y^2 and x y, each (H, W), as products with blocks of the window's band: (4, H - 10, W - 10).
+
+    NumPy does products this small in the thread that asks for them, so that several frames can be scored at once.
+    """
+    H, W = x.shape
+    images = np.empty((H, 4, W))
+    images[:, 0], images[:, 1], images[:, 2], images[:, 3] = x, y, x * x + y * y, x * y
+    rows, means = np.empty((H - SSIM_WINDOW + 1, 4 * W)), np.empty((4 * (H - SSIM_WINDOW + 1), W - SSIM_WINDOW + 1))
+    _along_first(images.reshape(H, -1), rows)
+    _along_first(rows.reshape(-1, W).T, means.T)
+    return means.reshape(len(rows), 4, -1).transpose(1, 0, 2)
+
+
+def _along_first(values: np.ndarray, means: np.ndarray) -> None:
+    """Means over windows of the first axis: (n, width) -> (n - 10, width)."""
+    places = 2
+    while (places + 1) * (places + SSIM_WINDOW) * values.shape[1] <= SERIAL:
+        places += 1
+    band = np.zeros((places, places + SSIM_WINDOW - 1))
+    for place in range(places):
+        band[place, place : place + SSIM_WINDOW] = WINDOW
+    blocks = -(-len(means) // places)
+    for start, stop in pairwise(block * len(means) // blocks for block in range(blocks + 1)):  # of even sizes
+        near = values[start : stop + SSIM_WINDOW - 1]
+        np.matmul(band[: stop - start, : len(near)], near, out=means[start:stop])
+
+
 def _frames(x: torch.Tensor, y: torch.Tensor, data_range: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check a pair of frame batches and return them as float64."""
+    """Check a pair of frame batches and return them where there is float64."""
     for name, value in (("x", x), ("y", y)):
         if not value.is_floating_point():
             remedy = "convert integer frames first, uint8 by .float() / 255"
@@ -142,4 +197,4 @@ def _frames(x: torch.Tensor, y: torch.Tensor, data_range: float) -> tuple[torch.
             raise ValueError(f"{name} must lie in [0, {data_range:g}], got {found}; rescale and clamp it first")
     if x.device.type == "mps":  # has no float64
         x, y = x.cpu(), y.cpu()
-    return x.double(), y.double()
+    return x, y

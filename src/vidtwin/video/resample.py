@@ -7,6 +7,7 @@ so that pictures can be made in several threads at once, each on its own core.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -56,9 +57,9 @@ def _blocks(source: int, target: int, kept: range, width: int) -> tuple[_Block, 
     count = 2  # places of a block, which need about so many of the source's:
     while (count + 1) * ((count + 1) * scale + 2 * reach + 2) * width <= SERIAL:
         count += 1
-    blocks = []
-    for first in range(0, len(kept), count):
-        centres = (np.array(kept[first : first + count]) + 0.5) * scale
+    number, blocks = -(-len(kept) // count), []
+    for first, stop in pairwise(block * len(kept) // number for block in range(number + 1)):  # of even sizes
+        centres = (np.array(kept[first:stop]) + 0.5) * scale
         begin, end = max(0, int(centres[0] - reach)), min(source, int(np.ceil(centres[-1] + reach)))
         weights = np.maximum(0, 1 - np.abs(np.arange(begin, end) + 0.5 - centres[:, None]) / reach)
         blocks.append(_Block(first, begin, end, (weights / weights.sum(1, keepdims=True)).astype(np.float32)))
