@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidtwin.inference.decode import Decoder, Output
-from vidtwin.inference.encode import encode_window, plan_header, source_windows
+from vidtwin.inference.encode import encode_windows, plan_header, source_windows
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.latent_stream import Identity
 from vidtwin.inference.reconstruct import Tally, reconstruct
@@ -262,9 +262,9 @@ def split(engine: Engine, path: str | Path, stop: int | None = None) -> Split:
                 if source is None:
                     break
                 with timed("encode"):
-                    window = encode_window(engine, header, source, keep_pixels=True)
+                    (window,) = encode_windows(engine, header, [source], keep_pixels=True)
                 with timed("decode"):
-                    decoded = decoder(window)
+                    (decoded,) = decoder([window])
                 with timed("score"):
                     tally.add(window, decoded, header.geometry)
                 with timed("write"):

@@ -65,7 +65,7 @@ class ModelOptions:
     encode_dtype: Precision | None = None
     """Of the encoding half; default as --dtype."""
     batch: int | None = None
-    """Clips at a time; default as many as half of the free memory holds, at most 4 on a CPU and 64 on a GPU."""
+    """Clips at a time; default one on a CPU, on a GPU as many as half of the free memory holds, at most 16."""
     check: float = CHECK_DB
     """Refuse a precision whose first clip is less than this many dB (PSNR) from float32; 0 for no check."""
 

@@ -119,10 +119,11 @@ def test_latents_that_are_not_finite_are_not_saved(write, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.mp4"}
 
 
-@pytest.mark.parametrize("overlap", [0, 4])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, overlap):
+@pytest.mark.parametrize(("overlap", "batch"), [(0, 1), (4, 1), (0, 3)])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, overlap, batch):
     source, out = write(70, cuts=(30,)), tmp_path / "x.vidtwin"
     identity = Identity.of(model, "small")
+    model = Engine(model, batch=batch)
     encode_video(model, source, tmp_path / "whole.vidtwin", overlap=overlap, weights=identity)
     for stop_at in (1, 2, 4):
         calls = []
@@ -141,6 +142,28 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, ov
         assert sum(done) == 70
         assert out.read_bytes() == (tmp_path / "whole.vidtwin").read_bytes()
         out.unlink()
+
+
+def test_windows_go_through_the_model_with_the_same_ones_wherever_encoding_begins(model, write):
+    source = write(16 * 7 - 5)
+    batches = []
+
+    class Watched(Engine):
+        def encode(self, count, clip):
+            batches.append(count)
+            return super().encode(count, clip)
+
+    engine = Watched(model, batch=3)
+    whole = list(encode_stream(engine, source, header_of(source)).windows)
+    assert batches == [3, 3, 1]
+    rest = list(encode_stream(engine, source, header_of(source), first=4).windows)
+    assert batches[3:] == [3, 1] and [window.index for window in rest] == [4, 5, 6]
+    for a, b in zip(rest, whole[4:], strict=True):
+        assert (a.ticks, a.cuts, a.last) == (b.ticks, b.cuts, b.last)
+        assert all(torch.equal(x, y) for x, y in zip(a.latents.tensors, b.latents.tensors, strict=True))
+    alone = list(encode_stream(Engine(model, batch=1), source, header_of(source)).windows)
+    for a, b in zip(whole, alone, strict=True):
+        torch.testing.assert_close(a.latents.structure, b.latents.structure, atol=1e-6, rtol=0)
 
 
 def test_going_on_with_another_video_is_refused(model, write, tmp_path):

@@ -116,7 +116,8 @@ def test_the_plan_goes_by_free_memory(model):
     free = free_memory(torch.device("cpu"))
     assert free is not None and free > 1 << 20
     plan = Engine(model).plan
-    assert plan.batch == 4
+    assert plan.batch == 1
+    assert [Engine(model, batch=6).windows_at_once(tiles) for tiles in (1, 4, 6, 9)] == [6, 1, 1, 1]
     assert plan.encode_dtype == plan.dtype == torch.float32
     assert "of" in plan.describe() and "free" in plan.describe()
     sizes = [clip_memory(SMALL, dtype) for dtype in (torch.float32, torch.bfloat16)]

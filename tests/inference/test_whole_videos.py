@@ -119,9 +119,13 @@ def test_without_sound_the_first_frame_is_at_the_start(model, assets, tmp_path):
     assert next(iter_frames(tmp_path / "out.mp4")).time == 0
 
 
-@pytest.mark.parametrize("options", [{}, {"policy": "tile", "overlap": 4}, {"panels": True, "overlap": 2}])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, options):
+@pytest.mark.parametrize(
+    ("options", "batch"),
+    [({}, 1), ({"policy": "tile", "overlap": 4}, 1), ({"panels": True, "overlap": 2}, 1), ({"panels": True, "overlap": 2}, 3)],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, options, batch):
     source, out = write(230, cuts=(100,)), tmp_path / "out.mp4"
+    model = Engine(model, batch=batch)
     whole = reconstruct(model, source, tmp_path / "whole.mp4", **options)
     for stop_at in (70, 150, 229):
         done = []

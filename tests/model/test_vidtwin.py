@@ -5,6 +5,7 @@ import torch
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import Latents, Posterior, VidTwin
+from vidtwin.model.qformer import QFormer
 
 
 @pytest.fixture
@@ -191,3 +192,14 @@ def test_half_precision_stays_close(model, x):
 def test_gpu_agrees_with_cpu(model, x):
     device = seeded_model().to("cuda")
     torch.testing.assert_close(device(x.cuda()).x_hat.cpu(), model(x).x_hat, rtol=1e-3, atol=1e-4)
+
+
+def test_what_queries_do_before_they_meet_a_context_is_done_once():
+    torch.manual_seed(0)
+    qformer, context = QFormer(4, 8, 16, 2, 2, 16, 0.0), torch.randn(5, 7, 16)
+    assert torch.allclose(qformer.eval()(context), qformer.train()(context), atol=1e-6)  # without dropout the same
+    rows = []
+    qformer.layers[0].self_attention.register_forward_hook(lambda module, given, out: rows.append(len(out)))
+    for mode in (False, True):
+        qformer.train(mode)(context)
+    assert rows == [1, 5]

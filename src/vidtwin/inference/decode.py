@@ -7,6 +7,8 @@ other. Where tiles share pixels, they are blended (`video.tiles`). Padding is cu
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,15 @@ from torch import Tensor
 
 from vidtwin.inference.encode import Progress
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window
+from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.inference.latent_video import LatentVideo
 from vidtwin.inference.pipeline import Behind, ahead
+from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
-from vidtwin.video.clips import from_clip
+from vidtwin.video.clips import Geometry, from_clip
 from vidtwin.video.encoding import Encoding
 from vidtwin.video.read import probe
-from vidtwin.video.tiles import Tiling
+from vidtwin.video.tiles import Fit, Tiling
 from vidtwin.video.write import VideoWriter
 
 
@@ -32,20 +35,32 @@ class Decoded:
     """Finished frames of a video, from number `first` on.
 
     Attributes:
-        frames: uint8 (n, H, W, 3) as they are written. ticks: their timestamps.
-        clip: the same as the model gives them, (3, n, h, w) in [-1, 1]; None for tiles.
+        ticks: their timestamps.
+        fit: how they were fitted to the model.
+        clip: as the model gives them, (3, n, h, w) in [-1, 1]; None for tiles.
+        merged: for tiles, as they are written: uint8 (n, H, W, 3).
     """
 
     first: int
-    frames: np.ndarray
     ticks: tuple[int, ...]
-    clip: Tensor | None
+    fit: Fit
+    clip: Tensor | None = None
+    merged: np.ndarray | None = None
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """uint8 (n, H, W, 3) as they are written; made when first asked for."""
+        if self.clip is None:
+            assert self.merged is not None
+            return self.merged
+        assert isinstance(self.fit, Geometry)
+        return from_clip(self.clip, self.fit)
 
     def since(self, frame: int) -> "Decoded":
         """Without the frames before number `frame`."""
         skip = max(0, frame - self.first)
-        clip = None if self.clip is None else self.clip[:, skip:]
-        return Decoded(self.first + skip, self.frames[skip:], self.ticks[skip:], clip)
+        clip, merged = None if self.clip is None else self.clip[:, skip:], None if self.merged is None else self.merged[skip:]
+        return Decoded(self.first + skip, self.ticks[skip:], self.fit, clip, merged)
 
 
 class Decoder:
@@ -55,10 +70,17 @@ class Decoder:
         self._engine, self._header, self._only = engine, header, only
         self._tails: dict[int, Tensor] = {}  # of each band of rows, by its top: (3, overlap, rows, W)
 
-    def __call__(self, window: Window) -> Decoded:
-        """The frames that this window finishes. Raises ValueError for what is not finite, and MemoryError, as `Engine.decode`."""
+    def __call__(self, windows: Sequence[Window]) -> Iterator[Decoded]:
+        """What each of some windows finishes; they go through the model together.
+
+        Raises ValueError for what is not finite, and MemoryError, as `Engine.decode`.
+        """
+        clips = self._engine.decode(Latents.cat([window.latents for window in windows]), self._only)
+        for window in windows:
+            yield self._finished(window, islice(clips, self._header.tiles))
+
+    def _finished(self, window: Window, clips: Iterator[Tensor]) -> Decoded:
         header, fit = self._header, self._header.geometry
-        clips = self._engine.decode(window.latents, self._only)
         count = len(window.ticks) if window.last else header.stride
         first, ticks = window.index * header.stride, window.ticks[:count]
         if isinstance(fit, Tiling):
@@ -67,10 +89,9 @@ class Decoder:
                 rows = self._faded(top, pixels, window)[:, :count]
                 levels = ((rows.clamp(-1, 1) + 1) * 127.5).round_().to(torch.uint8)
                 frames[:, top : top + rows.shape[2]] = levels.permute(1, 2, 3, 0).numpy()
-            return Decoded(first, frames, ticks, None)
+            return Decoded(first, ticks, fit, merged=frames)
         (clip,) = clips
-        clip = self._faded(0, clip, window)[:, :count]
-        return Decoded(first, from_clip(clip, fit), ticks, clip)
+        return Decoded(first, ticks, fit, self._faded(0, clip, window)[:, :count])
 
     def _faded(self, top: int, pixels: Tensor, window: Window) -> Tensor:
         """(3, f, rows, W), its first frames faded in from the window before; its last ones are kept for the next."""
@@ -96,13 +117,18 @@ def fade(cuts: tuple[bool, ...], shared: int) -> Tensor:
     return (torch.arange(shared) + 1) / (shared + 1)
 
 
+def write_decoded(writer: VideoWriter, decoded: Decoded) -> None:
+    """Make the frames and write them: work for another thread than the model's."""
+    writer.write(decoded.frames, decoded.ticks)
+
+
 def decode_windows(engine: Engine, stream: LatentStream, only: Part | None = None, start: int = 0) -> Iterator[Decoded]:
     """The frames of a stream from number `start` on, window by window."""
     decoder = Decoder(engine, stream.header, only)
-    for window in stream.windows:
-        decoded = decoder(window).since(start)
-        if len(decoded.frames):
-            yield decoded
+    for windows in grouped(stream.windows, engine.windows_at_once(stream.header.tiles)):
+        for decoded in decoder(windows):
+            if (wanted := decoded.since(start)).ticks:
+                yield wanted
 
 
 @dataclass(frozen=True)
@@ -179,9 +205,9 @@ def decode_video(
     header, output = stream.header, output or Output()
     with output.writer(out, header, header.geometry.output_size, start == 0) as writer:
         with Behind() as later:
-            reading = LatentStream(header, ahead(stream.windows), stream.frames)
+            reading = LatentStream(header, ahead(stream.windows, engine.windows_at_once(header.tiles)), stream.frames)
             for decoded in decode_windows(engine, reading, only, start):
-                later(writer.write, decoded.frames, decoded.ticks)
+                later(write_decoded, writer, decoded)
                 if progress:
                     progress(len(decoded.ticks))
         writer.span = span_of(writer.ticks, header, start > 0, stop is not None)

@@ -1,14 +1,13 @@
 """Whole videos to latents: file -> windows -> latents, one window in memory.
 
 A video is cut into windows of f = config.frames frames. Each window shares `overlap` frames with the one before (none by default);
-the last is padded by repeating its last frame. Windows, and the tiles of policy "tile", go through the model apart, so that
-encoding and decoding later gives exactly what doing both at once gives. Frames are read ahead in a thread.
+the last is padded by repeating its last frame. Windows, and the tiles of policy "tile", know nothing of each other, so that
+encoding and decoding later gives what doing both at once gives. Frames are read ahead in threads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidtwin.inference.engine import Engine, name
-from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window
+from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.inference.latent_video import LatentVideo, LatentWriter
 from vidtwin.inference.pipeline import ahead
 from vidtwin.model.vidtwin import VidTwin
@@ -155,21 +154,41 @@ def encode_stream(
     Raises (when windows are asked for):
         OSError, ValueError: the video cannot be read, or latents are not finite; one line that names the remedy.
     """
-    encode = partial(encode_window, Engine.of(model), header, keep_pixels=keep_pixels)
-    return LatentStream(header, map(encode, ahead(source_windows(path, header, stop, first, ticks))))
+    engine = Engine.of(model)
+    at_once = engine.windows_at_once(header.tiles)
+    begin = first - first % at_once  # a window goes through the model with the same ones whenever it does
+    sources = ahead(source_windows(path, header, stop, begin, ticks), at_once)
+    windows = (
+        window
+        for group in grouped(sources, at_once)
+        for window in encode_windows(engine, header, group, keep_pixels)
+        if window.index >= first
+    )
+    # A GPU is kept busy by two threads that wait for it: while the one takes care of what it gave, it works for the other.
+    return LatentStream(header, windows if engine.device.type == "cpu" else ahead(windows, at_once))
 
 
-def encode_window(engine: Engine, header: Header, source: SourceWindow, keep_pixels: bool = False) -> Window:
-    """All tiles of a window, its last frame repeated up to the model's length. Raises as `Engine.encode`."""
-    fit = header.geometry
+def encode_windows(engine: Engine, header: Header, sources: Sequence[SourceWindow], keep_pixels: bool = False) -> list[Window]:
+    """All tiles of some windows, each with its last frame repeated up to the model's length. Raises as `Engine.encode`."""
+    fit, tiles = header.geometry, header.tiles
 
     def clip(index: int) -> Tensor:
-        return padded(fit.cut(source.pixels, index) if isinstance(fit, Tiling) else source.pixels, header.config.frames)
+        pixels = sources[index // tiles].pixels
+        return padded(fit.cut(pixels, index % tiles) if isinstance(fit, Tiling) else pixels, header.config.frames)
 
-    posterior = engine.encode(header.tiles, clip)
-    logvar = posterior.logvar if header.logvar else None
-    pixels = source.pixels if keep_pixels else None
-    return Window(source.index, posterior.mean, logvar, source.ticks, source.cuts, source.last, pixels)
+    posterior = engine.encode(tiles * len(sources), clip)
+    return [
+        Window(
+            index=source.index,
+            latents=posterior.mean[number * tiles : (number + 1) * tiles],
+            logvar=posterior.logvar[number * tiles : (number + 1) * tiles] if header.logvar else None,
+            ticks=source.ticks,
+            cuts=source.cuts,
+            last=source.last,
+            pixels=source.pixels if keep_pixels else None,
+        )
+        for number, source in enumerate(sources)
+    ]
 
 
 def encode_video(

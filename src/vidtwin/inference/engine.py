@@ -23,7 +23,7 @@ from vidtwin.model.vidtwin import Part, VidTwin
 T = TypeVar("T")
 
 CHECK_DB = 40.0  # of the first clip in a lower precision against float32; below it the work is refused
-MOST_CLIPS = {"cpu": 4, "cuda": 64}  # at a time; more is not faster
+MOST_CLIPS = {"cpu": 1, "cuda": 16}  # at a time; more is not faster
 MEMORY_SHARE = 0.5  # of the free memory that activations may take; the rest is for frames
 ENCODER, DECODER = ("encoder", "structure_encoder", "dynamics_encoder"), ("decoder", "structure_decoder", "dynamics_decoder")
 
@@ -64,7 +64,7 @@ class Engine:
             the precision that it was exported in; of int8, `check_db` is held against what was found then.
         encode_dtype, dtype: of the two halves; None is float32 if a clip of it fits in memory, else bfloat16 (on CUDA), where
             weights that come in a lower precision keep that.
-        batch: clips at a time; None is as many as half of the free memory holds, at most 4 on a CPU and 64 on a GPU.
+        batch: clips at a time; None is one on a CPU, on a GPU as many as half of the free memory holds, at most 16.
         check_db: the first clip of a half that is not in float32 is also computed in float32; if the PSNR between the two is
             below this, in dB, the work is refused. 0 does not check.
 
@@ -136,6 +136,10 @@ class Engine:
         for clips in self._batches(len(latents), lambda start, stop: self._decode(latents[start:stop], only)):
             yield from clips
 
+    def windows_at_once(self, tiles: int) -> int:
+        """Windows of so many clips each that go through the model together."""
+        return max(1, self.plan.batch // tiles)
+
     def _batches(self, count: int, function: Callable[[int, int], T]) -> Iterator[T]:
         """function(start, stop) over the clips, in smaller batches from when memory runs out."""
         start = 0
@@ -187,7 +191,10 @@ class Engine:
         return clips.clamp(-1, 1)
 
     def _posterior(self, model: VidTwin | OnnxModel, x: Tensor) -> Posterior:
-        return model.posterior(x.to(*placement(model))).to("cpu", torch.float32)
+        device, own = placement(model)
+        if device.type == "cuda":
+            x = x.pin_memory()  # then the copy does not wait, and nobody for it
+        return model.posterior(x.to(device, non_blocking=True).to(own)).to("cpu", torch.float32)
 
     def _clips(self, model: VidTwin | OnnxModel, latents: Latents, only: Part | None = None) -> Tensor:
         device, own = placement(model)

@@ -4,11 +4,11 @@ Letters: T tiles of a frame (1 but for policy "tile"); f frames of a window, n o
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -194,6 +194,31 @@ class LatentStream:
     header: Header
     windows: Iterator[Window]
     frames: int | None = None
+
+
+class Numbered(Protocol):
+    """What `grouped` must know of a window."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def last(self) -> bool: ...
+
+
+W = TypeVar("W", bound=Numbered)
+
+
+def grouped(windows: Iterable[W], size: int) -> Iterator[list[W]]:
+    """Windows 0..size-1, size..2 size-1, ... as lists; where they begin or end in the middle of a list, what there is of it."""
+    group: list[W] = []
+    for window in windows:
+        group.append(window)
+        if window.last or window.index % size == size - 1:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def latent_names(header: Header) -> dict[str, tuple[int, ...]]:

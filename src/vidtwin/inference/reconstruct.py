@@ -18,7 +18,7 @@ from vidtwin.evaluation.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
 from vidtwin.inference.decode import Decoded, Decoder, Output, span_of
 from vidtwin.inference.encode import Progress, encode_stream, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity, LatentStream, Window, first_window
+from vidtwin.inference.latent_stream import Identity, LatentStream, Window, first_window, grouped
 from vidtwin.inference.pipeline import Behind
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
@@ -164,22 +164,30 @@ def reconstruct(
         resumed, saved, ticks = tally.frames, tally.frames, np.array(writer.ticks, np.int64)
         if progress and resumed:
             progress(resumed)
+        at_once = engine.windows_at_once(header.tiles)
         first = first_window(resumed, header)
+        first -= first % at_once
         stream = encode_stream(engine, path, header, stop, first, ticks[: first * header.stride], keep_pixels=True)
         decoders = [Decoder(engine, header), *((Decoder(engine, header, part) for part in PARTS) if panels else ())]
+
+        def finish(window: Window, parts: list[Decoded]) -> None:
+            """Score, write and save, while the model goes on."""
+            nonlocal saved
+            tally.add(window, parts[0], geometry)
+            writer.write(_row(window, parts, geometry) if panels else parts[0].frames, parts[0].ticks)
+            if tally.frames - saved >= CHECKPOINT_FRAMES and not window.last:
+                writer.checkpoint(asdict(tally))
+                saved = tally.frames
+
         with Behind() as later:
-            for window in stream.windows:
-                parts = [decoder(window).since(resumed) for decoder in decoders]
-                if not parts[0].ticks:  # what is done; only what the next window fades from was missing
-                    continue
-                tally.add(window, parts[0], geometry)
-                frames = _row(window, parts, geometry) if panels else parts[0].frames
-                later(writer.write, frames, parts[0].ticks)
-                if tally.frames - saved >= CHECKPOINT_FRAMES and not window.last:
-                    later(writer.checkpoint, asdict(tally))
-                    saved = tally.frames
-                if progress:
-                    progress(len(parts[0].ticks))
+            for windows in grouped(stream.windows, at_once):
+                for window, *decoded in zip(windows, *(decoder(windows) for decoder in decoders), strict=True):
+                    parts = [part.since(resumed) for part in decoded]
+                    if not parts[0].ticks:  # what is done; only what the next window fades from was missing
+                        continue
+                    later(finish, window, parts)
+                    if progress:
+                        progress(len(parts[0].ticks))
         if start or stop is not None:
             writer.span = span_of(writer.ticks, header, start > 0, stop is not None)
     return Report(
@@ -295,12 +303,18 @@ def decode_row(
     decoders = [Decoder(engine, header) for _ in streams]
     height, width = header.geometry.output_size
     size = height + LABEL_HEIGHT, len(streams) * width
-    with (output or Output()).writer(out, header, size, True, orientation=Orientation()) as writer, Behind() as later:
-        for windows in zip(*(stream.windows for stream in streams), strict=True):
-            row = [decoder(window) for decoder, window in zip(decoders, windows, strict=True)]
-            later(writer.write, side_by_side(dict(zip(labels, (d.frames for d in row), strict=True))), row[0].ticks)
-            if progress:
-                progress(len(row[0].ticks))
+    at_once = engine.windows_at_once(header.tiles)
+    with (output or Output()).writer(out, header, size, True, orientation=Orientation()) as writer:
+
+        def finish(row: tuple[Decoded, ...]) -> None:
+            writer.write(side_by_side(dict(zip(labels, (decoded.frames for decoded in row), strict=True))), row[0].ticks)
+
+        with Behind() as later:
+            for groups in zip(*(grouped(stream.windows, at_once) for stream in streams), strict=True):
+                for row in zip(*(decoder(group) for decoder, group in zip(decoders, groups, strict=True)), strict=True):
+                    later(finish, row)
+                    if progress:
+                        progress(len(row[0].ticks))
     return writer.notes
 
 

@@ -56,7 +56,7 @@ class QFormerLayer(nn.Module):
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         h = self.self_attention(h, h)
         if self.cross_attention is not None:
-            h = self.cross_attention(h, context)
+            h = self.cross_attention(h.expand(len(context), -1, -1), context)
         return self.mlp(h)
 
 
@@ -78,7 +78,8 @@ class QFormer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, context: Tensor) -> Tensor:
-        h = nnf.dropout(self.norm(self.queries).expand(len(context), -1, -1), self.dropout, self.training)
+        b = len(context) if self.training else 1  # until they meet a context, queries differ by dropout only
+        h = nnf.dropout(self.norm(self.queries).expand(b, -1, -1), self.dropout, self.training)
         for layer in self.layers:
             h = layer(h, context)
         return h
