@@ -167,6 +167,7 @@ def test_info_of_an_export(int8, capsys):
         (["--backend", "onnx"], "tiny: holds no exported model"),
         (["--weights", "{folder}"], "was exported to ONNX; add --backend onnx"),
         (["--backend", "onnx", "--weights", "{folder}", "--dtype", "bfloat16"], "has the precision of its export; leave them out"),
+        (["--backend", "onnx", "--weights", "{folder}", "--low-memory"], "--compile and --low-memory: not for an exported model"),
         (["--backend", "onnx", "--weights", "{folder}", "--device", "cuda"], "--device cuda:"),
         (["--backend", "onnx", "--weights", "{folder}", "--check", "90"], "below --check 90"),
     ],

@@ -27,7 +27,7 @@ from vidtwin.files import atomic_output, check_writable
 from vidtwin.inference import decode as writing
 from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
-from vidtwin.inference.engine import CHECK_DB, Engine
+from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.inference.latent_stream import Header, Identity, LatentStream
 from vidtwin.inference.latent_video import SUFFIX, LatentVideo, is_latent_file
 from vidtwin.inference.onnx_model import OnnxModel, is_exported
@@ -68,9 +68,16 @@ class ModelOptions:
     """Clips at a time; default one on a CPU, on a GPU as many as half of the free memory holds, at most 16."""
     check: float = CHECK_DB
     """Refuse a precision whose first clip is less than this many dB (PSNR) from float32; 0 for no check."""
+    compile: bool = False
+    """Compile the model's blocks (torch.compile): up to a minute at the start; on a CPU it needs a C++ compiler."""
+    low_memory: bool = False
+    """One clip at a time; and of the weights only what is used, read from their file as it is."""
 
-    def load(self) -> tuple[Engine, Identity]:
-        """A model placed where the options say, and the identity of its weights, which the dtype does not change."""
+    def load(self, parts: tuple[str, ...] = ENCODER + DECODER) -> tuple[Engine, Identity]:
+        """A model placed where the options say, and the identity of its weights, which the dtype does not change.
+
+        `parts` are those that will be used.
+        """
         place = device_of(self.device)
         if self.backend == "onnx":
             return self._load_exported()
@@ -81,7 +88,13 @@ class ModelOptions:
         decode, encode = (
             None if name == "auto" else getattr(torch, name) for name in (self.dtype, self.encode_dtype or self.dtype)
         )
-        engine = Engine(model.to(place), encode_dtype=encode, dtype=decode, batch=self.batch, check_db=self.check)
+        if self.low_memory:
+            del model  # and what was read of it for its identity
+            model = load_weights(self.weights, self.config)
+            if not (encode or decode):  # another precision is checked by decoding
+                model = only(model, parts)
+        batch = self.batch or (1 if self.low_memory else None)
+        engine = Engine(model.to(place), encode_dtype=encode, dtype=decode, batch=batch, check_db=self.check, compile=self.compile)
         return engine, identity
 
     def _load_exported(self) -> tuple[Engine, Identity]:
@@ -89,6 +102,8 @@ class ModelOptions:
             raise UsageError(f"--device {self.device}: exported models run on the CPU here; leave it out")
         if self.dtype != "auto" or self.encode_dtype is not None:
             raise UsageError("--dtype and --encode-dtype: an exported model has the precision of its export; leave them out")
+        if self.compile or self.low_memory:
+            raise UsageError("--compile and --low-memory: not for an exported model; leave them out")
         exported = OnnxModel(self.weights)
         return Engine(exported, batch=self.batch, check_db=self.check), exported.identity
 
@@ -198,7 +213,7 @@ def encode_command(
     start, stop = parse_frames(frames)
     check_output(out, input)
     with spooled(input) as path:
-        engine, identity = model.load()
+        engine, identity = model.load(ENCODER)
         with bar(selected_frames(path, start, stop)) as progress:
             video = encode_video(
                 engine,
@@ -245,7 +260,7 @@ def decode_command(
     if model.weights == AS_ENCODED.weights:
         model = replace(model, weights=weights_of(latents.header, input))
     with video_output(out, video, input) as target:
-        engine, identity = model.load()
+        engine, identity = model.load(DECODER)
         with bar((latents.frames if stop is None else stop) - first) as progress:
             notes = decode_video(
                 engine,

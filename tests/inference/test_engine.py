@@ -1,8 +1,19 @@
+import shutil
+
 import pytest
 import torch
 
 from tests.conftest import SMALL, seeded_model
-from vidtwin.inference.engine import Engine, PrecisionWarning, clip_memory, free_memory, is_out_of_memory
+from vidtwin.inference.engine import (
+    DECODER,
+    ENCODER,
+    Engine,
+    PrecisionWarning,
+    clip_memory,
+    free_memory,
+    is_out_of_memory,
+    only,
+)
 from vidtwin.model.latents import Latents
 
 
@@ -133,3 +144,25 @@ def test_weights_of_a_lower_precision_stay_in_it(clips):
     assert torch.equal(engine.encode(1, lambda index: clips[index]).mean.structure, expected.structure)
     assert engine.notes == []  # nothing better to be checked against
     assert next(engine.decode(expected)).dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_compiled_is_as_plain(clips):
+    plain, compiled = Engine(seeded_model(), batch=2), Engine(seeded_model(), batch=2, compile=True)
+    expected, posterior = (engine.encode(5, lambda index: clips[index]) for engine in (plain, compiled))  # batches of 2 and 1
+    for a, b in zip(posterior.mean.tensors, expected.mean.tensors, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    for a, b in zip(compiled.decode(expected.mean), plain.decode(expected.mean), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_a_half_alone_shares_its_weights(model, clips):
+    encoder, decoder = only(model, ENCODER), only(model, DECODER)
+    assert {*encoder._modules} == {*ENCODER} and {*decoder._modules} == {*DECODER}
+    assert encoder.encoder is model.encoder and "decoder" in model._modules
+    latents = Engine(encoder).encode(2, lambda index: clips[index]).mean
+    expected = Engine(model).encode(2, lambda index: clips[index]).mean
+    assert all(torch.equal(a, b) for a, b in zip(latents.tensors, expected.tensors, strict=True))
+    for a, b in zip(Engine(decoder).decode(latents), Engine(model).decode(latents), strict=True):
+        assert torch.equal(a, b)

@@ -67,6 +67,7 @@ class Engine:
         batch: clips at a time; None is one on a CPU, on a GPU as many as half of the free memory holds, at most 16.
         check_db: the first clip of a half that is not in float32 is also computed in float32; if the PSNR between the two is
             below this, in dB, the work is refused. 0 does not check.
+        compile: compile the transformers' blocks, those of `model` itself where it has the precision wanted.
 
     A result with NaN or infinite values is computed again in float32; running out of memory halves the batch. Both are said
     once, as a `PrecisionWarning`. `notes` has what the checks found.
@@ -83,6 +84,7 @@ class Engine:
         dtype: torch.dtype | None = None,
         batch: int | None = None,
         check_db: float = CHECK_DB,
+        compile: bool = False,
     ):
         if batch is not None and batch < 1:
             raise ValueError(f"--batch {batch}: give at least 1 clip at a time")
@@ -90,6 +92,8 @@ class Engine:
             raise ValueError(f"--check {check_db:g}: give a PSNR in dB, or 0 for no check")
         if isinstance(model, OnnxModel) and (encode_dtype or dtype):
             raise ValueError("--dtype and --encode-dtype are not for an exported model; leave them out, or export it otherwise")
+        if isinstance(model, OnnxModel) and compile:
+            raise ValueError("--compile is not for an exported model; leave it out")
         self.device, own = placement(model)
         self.model, self.config = model, model.config
         free = free_memory(self.device)
@@ -105,6 +109,10 @@ class Engine:
         self._said: set[str] = set()
         self._encoder = model if isinstance(model, OnnxModel) or encode_dtype == own else half(model, ENCODER, encode_dtype)
         self._decoder = model if isinstance(model, OnnxModel) or dtype == own else half(model, DECODER, dtype)
+        if compile:
+            assert isinstance(self._encoder, VidTwin) and isinstance(self._decoder, VidTwin)
+            self._encoder.encoder.transformer.compile_blocks()
+            self._decoder.decoder.transformer.compile_blocks()
         self._float32: VidTwin | OnnxModel | None = model if own == torch.float32 else None
         # Weights that came in a lower precision have nothing better to be checked against.
         self._check_db = check_db if own == torch.float32 else 0.0
@@ -234,11 +242,16 @@ def placement(model: VidTwin | OnnxModel) -> tuple[torch.device, torch.dtype]:
     return parameter.device, parameter.dtype
 
 
+def only(model: VidTwin, parts: tuple[str, ...]) -> VidTwin:
+    """A model without the other parts, which shares these with the one given."""
+    twin = copy.copy(model)
+    twin._modules = {key: module for key, module in model._modules.items() if key in parts}
+    return twin
+
+
 def half(model: VidTwin, parts: tuple[str, ...], dtype: torch.dtype) -> VidTwin:
     """A copy with only these parts, in another precision."""
-    twin = copy.copy(model)
-    twin._modules = {key: copy.deepcopy(module).to(dtype) for key, module in model._modules.items() if key in parts and module}
-    return twin
+    return copy.deepcopy(only(model, parts)).to(dtype)
 
 
 def is_finite(posterior: Posterior) -> bool:

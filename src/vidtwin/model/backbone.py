@@ -119,12 +119,13 @@ class SpaceTimeTransformer(nn.Module):
     """Position tables and blocks, without a final norm; (B, f, s, c) -> the same.
 
     With `checkpointing` the blocks' activations are computed again in the backward pass instead of kept: the same numbers, less
-    memory, about a third more time. In inference mode the blocks work in place (`SpaceTimeBlock.infer`).
+    memory, about a third more time. In inference mode the blocks work in place (`SpaceTimeBlock.infer`), unless they are compiled.
     """
 
     space: Tensor
     time: Tensor
     checkpointing = False
+    compiled = False
 
     def __init__(self, f: int, h: int, w: int, c: int, depth: int, heads: int, causal: bool):
         super().__init__()
@@ -145,11 +146,17 @@ class SpaceTimeTransformer(nn.Module):
             if isinstance(module, SpaceTimeBlock):
                 nn.init.zeros_(module.temporal_attention.proj.weight)
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks (torch.compile), one code for all but the first, which alone sees the temporal table."""
+        for block in self.blocks:
+            block.compile()
+        self.compiled = True
+
     def forward(self, x: Tensor) -> Tensor:
         x = rearrange(x + self.space, "b f s c -> f b s c").contiguous()
         for index, block in enumerate(self.blocks):
             time = self.time if index == 0 else None
-            if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            if not (self.compiled or torch.compiler.is_compiling()) and torch.is_inference_mode_enabled():
                 assert isinstance(block, SpaceTimeBlock)
                 x = block.infer(x, time)
             elif self.checkpointing and self.training:
