@@ -19,11 +19,18 @@ def setting(device: str, arguments: list[str] | None) -> dict[str, Any]:
     """Hardware, versions, date and command, as every results file states them."""
     given = sys.argv[1:] if arguments is None else arguments
     return {
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} " + " ".join(given),
     }
+
+
+def processor() -> str:
+    """Its name, and what torch uses of it: "AMD EPYC (AVX2)"."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def write_results(name: str, values: dict[str, Any]) -> None:

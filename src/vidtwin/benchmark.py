@@ -9,6 +9,8 @@ import contextlib
 import copy
 import ctypes
 import gc
+import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -21,11 +23,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidtwin.inference.decode import Decoder, Output
+from vidtwin.checkpoint import Uninitialized
+from vidtwin.inference.decode import Output, decode_windows, write_decoded
 from vidtwin.inference.encode import encode_windows, plan_header, source_windows
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
+from vidtwin.inference.latent_stream import Identity, LatentStream, grouped
 from vidtwin.inference.reconstruct import Tally, reconstruct
+from vidtwin.losses.objective import LossWeights, autoencoder_loss
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
@@ -33,16 +37,21 @@ from vidtwin.video.read import probe
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's limit
 PRODUCT_SECONDS = 0.2  # that one of them may take: bfloat16 is emulated on some CPUs
-STEPS = ("encode", "decode", "reconstruct")
+INFERENCE = ("encode", "decode", "reconstruct")
+TRAINING = ("train", "train, checkpointing")
+STEPS = INFERENCE + TRAINING
+PATIENCE = 60.0  # seconds of calls after which no further one is begun
 
 
 @dataclass(frozen=True)
 class Row:
     """One step, measured.
 
-    `flops` are counted (2 for a multiplication and an addition), `seconds` the median of a call, both of a whole batch. `share` is
-    of `limit`, the FLOP/s of a large matrix product in the same dtype, measured before and after the calls. `peak_mib`: what
-    the step takes besides the weights and its input; None where it cannot be measured.
+    `flops` are counted (2 for a multiplication and an addition) and `seconds` the median of `calls`, both of a whole batch. `limit`
+    is the FLOP/s of a large matrix product in the same dtype, and `share` the median of what each call reached of it, compared
+    with the products just before and just after it: machines are shared, and their speed changes. What training computes again
+    to save memory is not counted. `peak_mib`: what the step takes besides the weights and its input; None where it cannot be
+    measured.
     """
 
     model: str
@@ -51,7 +60,9 @@ class Row:
     batch: int
     flops: int
     seconds: float
+    calls: int
     limit: float
+    share: float
     peak_mib: float | None
 
     @property
@@ -59,47 +70,58 @@ class Row:
         """FLOP/s."""
         return self.flops / self.seconds
 
-    @property
-    def share(self) -> float:
-        """Of the machine's limit; 1 is all."""
-        return self.rate / self.limit
-
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with rate and share."""
-        return asdict(self) | {"rate": self.rate, "share": self.share}
+        """JSON-able, with the rate."""
+        return asdict(self) | {"rate": self.rate}
 
 
 def count_flops(config: VidTwinConfig, batch: int = 1) -> dict[str, int]:
-    """FLOPs of encoding and decoding `batch` clips, counted operator by operator on tensors without data."""
-    with torch.device("meta"):
+    """FLOPs of each step on `batch` clips, counted operator by operator on tensors without data."""
+    with torch.device("meta"), Uninitialized():
         model = VidTwin(config).eval()
         clip = torch.empty(batch, *config.clip_shape)
         latents = Latents(*(torch.empty(batch, *shape) for shape in config.latent_shapes))
-    calls = {
-        "encode": lambda: _heads(model, model.encoder(clip)),
-        "decode": lambda: model.decoder(model.u_S(latents) + model.u_D(latents)),
-    }
-    counted = {}
-    for step, call in calls.items():
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call()
-        counted[step] = counter.get_total_flops()
-    return counted | {"reconstruct": sum(counted.values())}
+    with torch.no_grad():
+        encode = _counted(lambda: _heads(model, model.encoder(clip)))
+        decode = _counted(lambda: model.decoder(model.u_S(latents) + model.u_D(latents)))
+    train = _counted(lambda: _backward(model.train(), clip, latents))
+    both = encode + decode
+    return {"encode": encode, "decode": decode, "reconstruct": both} | dict.fromkeys(TRAINING, train)
 
 
-def _heads(model: VidTwin, z: Tensor) -> None:
-    model.structure_encoder(z)
-    model.dynamics_encoder(z)
+def _counted(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
-def product_rate(dtype: torch.dtype, device: torch.device, repeats: int = 5) -> float:
-    """FLOP/s of a large matrix product: the median of some. Smaller than `PRODUCT_SIDE` where one takes over PRODUCT_SECONDS."""
-    side, largest = 256, PRODUCT_SIDE.get(device.type, PRODUCT_SIDE["cpu"])
-    a = torch.rand(side, side, device=device).to(dtype)
-    while side < largest and 8 * min(_timed(lambda: a @ a, device, 1)) < PRODUCT_SECONDS:  # noqa: B023
-        side *= 2
-        a = torch.rand(side, side, device=device).to(dtype)
-    return 2 * side**3 / statistics.median(_timed(lambda: a @ a, device, repeats))
+def _heads(model: VidTwin, z: Tensor) -> list[Tensor]:
+    return [model.structure_encoder(z), *model.dynamics_encoder(z)]
+
+
+def _backward(model: VidTwin, clip: Tensor, latents: Latents) -> None:
+    """Both halves forward and backward; what lies between them, which has no matrix product, is left out."""
+    moments = _heads(model, model.encoder(clip))
+    x_hat = model.decoder(model.u_S(latents) + model.u_D(latents))
+    torch.autograd.backward([x_hat.sum(), *(moment.sum() for moment in moments if moment.numel())])
+
+
+class Product:
+    """A large matrix product, smaller than `PRODUCT_SIDE` where one takes over `PRODUCT_SECONDS`: the machine's limit."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device):
+        self._device = device
+        side, largest = 256, PRODUCT_SIDE.get(device.type, PRODUCT_SIDE["cpu"])
+        self._matrix = torch.rand(side, side, device=device).to(dtype)
+        self.rate()
+        while side < largest and 16 * side**3 / self.rate() < PRODUCT_SECONDS:
+            side *= 2
+            self._matrix = torch.rand(side, side, device=device).to(dtype)
+            self.rate()
+
+    def rate(self) -> float:
+        """FLOP/s of one product."""
+        return 2 * len(self._matrix) ** 3 / _seconds(lambda: self._matrix @ self._matrix, self._device)
 
 
 def measure(
@@ -108,9 +130,13 @@ def measure(
     dtype: torch.dtype = torch.float32,
     batch: int = 1,
     repeats: int = 5,
-    steps: tuple[str, ...] = STEPS,
+    steps: tuple[str, ...] = INFERENCE,
+    compile: bool = False,
 ) -> Iterator[Row]:
-    """Rows of a model's steps on its device, on random clips; the model is copied if its dtype is another.
+    """Rows of a model's steps on its device, on random clips; the model is copied where it would be changed.
+
+    Training is a step of AdamW on L1 and KL; in a lower `dtype`, with weights in float32 and autocast. `repeats` are the most
+    calls of a row; fewer where they take over `PATIENCE`. With `compile` the blocks are compiled.
 
     Raises:
         ValueError: a step that is none of `STEPS`; fewer than 1 repeat or clip.
@@ -122,41 +148,95 @@ def measure(
     if batch < 1:
         raise ValueError(f"a batch of {batch} clips: give at least 1")
     config, device = model.config, next(model.parameters()).device
-    model = (model if next(model.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)).eval()
-    flops = count_flops(config, batch)
+    flops, product = count_flops(config, batch), Product(dtype, device)
     generator = torch.Generator().manual_seed(0)
-    clip = (torch.rand(batch, *config.clip_shape, generator=generator) * 2 - 1).to(device, dtype)
-    with torch.inference_mode():
-        latents = model.encode(clip)
-        calls: dict[str, Callable[[], Any]] = {
-            "encode": lambda: model.encode(clip),
-            "decode": lambda: model.decode(latents),
-            "reconstruct": lambda: model(clip),
-        }
-        for step in steps:
-            yield _row(calls[step], device, repeats, name, step, dtype, batch, flops[step])
+    clip = (torch.rand(batch, *config.clip_shape, generator=generator) * 2 - 1).to(device)
+
+    def row(step: str, call: Callable[[], object]) -> Row:
+        return _row(call, product, device, repeats, name, step, dtype, batch, flops[step])
+
+    if wanted := [step for step in INFERENCE if step in steps]:
+        plain = model if next(model.parameters()).dtype == dtype and not compile else copy.deepcopy(model).to(dtype)
+        plain.eval()
+        if compile:
+            _compile(plain)
+        with torch.inference_mode():
+            x = clip.to(dtype)
+            latents = plain.encode(x)
+            calls: dict[str, Callable[[], object]] = {
+                "encode": lambda: plain.encode(x),
+                "decode": lambda: plain.decode(latents),
+                "reconstruct": lambda: plain(x),
+            }
+            for step in wanted:
+                yield row(step, calls[step])
+    for step in TRAINING:
+        if step in steps:
+            yield row(step, _training_step(copy.deepcopy(model).float(), clip, dtype, step == TRAINING[1], compile))
+
+
+def _compile(model: VidTwin) -> None:
+    for transformer in (model.encoder.transformer, model.decoder.transformer):
+        transformer.compile_blocks()
+
+
+def _training_step(model: VidTwin, clip: Tensor, dtype: torch.dtype, checkpointing: bool, compile: bool) -> Callable[[], object]:
+    model.train()
+    for transformer in (model.encoder.transformer, model.decoder.transformer):
+        transformer.checkpointing = checkpointing
+    if compile:
+        _compile(model)
+    optimizer, weights = torch.optim.AdamW(model.parameters(), lr=1e-6), LossWeights()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(clip.device.type, dtype, enabled=dtype != torch.float32):
+            x_hat, posterior = model(clip)
+        autoencoder_loss(clip, x_hat.float(), posterior.to(clip.device, torch.float32), weights)["total"].backward()
+        optimizer.step()
+
+    step()  # the optimizer's state is not counted as memory of a step
+    return step
 
 
 def _row(
-    call: Callable[[], Any], device: torch.device, repeats: int, name: str, step: str, dtype: torch.dtype, batch: int, flops: int
+    call: Callable[[], object],
+    product: Product,
+    device: torch.device,
+    repeats: int,
+    name: str,
+    step: str,
+    dtype: torch.dtype,
+    batch: int,
+    flops: int,
 ) -> Row:
-    before = product_rate(dtype, device)
     peak = _peak_mib(call, device)
-    seconds = statistics.median(_timed(call, device, repeats))
-    limit = statistics.median([before, product_rate(dtype, device)])
-    return Row(name, step, str(dtype).removeprefix("torch."), batch, flops, seconds, limit, peak)
+    times: list[float] = []
+    limits, begun = [product.rate()], time.perf_counter()
+    while len(times) < repeats and (not times or time.perf_counter() - begun < PATIENCE):
+        times.append(_seconds(call, device))
+        limits.append(product.rate())
+    shares = [flops / t / statistics.mean(pair) for t, pair in zip(times, itertools.pairwise(limits), strict=True)]
+    return Row(
+        model=name,
+        step=step,
+        dtype=str(dtype).removeprefix("torch."),
+        batch=batch,
+        flops=flops,
+        seconds=statistics.median(times),
+        calls=len(times),
+        limit=statistics.median(limits),
+        share=statistics.median(shares),
+        peak_mib=peak,
+    )
 
 
-def _timed(call: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
-    """Seconds of each call, after one that is not counted."""
-    times = []
-    for _ in range(repeats + 1):
-        begun = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begun)
-    return times[1:]
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    begun = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
 
 
 def _peak_mib(call: Callable[[], object], device: torch.device) -> float | None:
@@ -184,7 +264,7 @@ def resident_kib(entry: str = "VmHWM") -> int:
 
 def table(rows: list[Row]) -> str:
     """The rows as aligned text."""
-    head = ("model", "step", "dtype", "batch", "GFLOP", "s", "GFLOP/s", "of limit", "MiB")
+    head = ("model", "step", "dtype", "batch", "GFLOP", "s", "GFLOP/s", "limit", "share", "MiB")
     cells = [
         (
             row.model,
@@ -194,6 +274,7 @@ def table(rows: list[Row]) -> str:
             f"{row.flops / 1e9:.1f}",
             f"{row.seconds:.3f}",
             f"{row.rate / 1e9:.1f}",
+            f"{row.limit / 1e9:.1f}",
             f"{row.share:.1%}",
             "-" if row.peak_mib is None else f"{row.peak_mib:.0f}",
         )
@@ -205,71 +286,88 @@ def table(rows: list[Row]) -> str:
 
 
 @dataclass(frozen=True)
+class Time:
+    """What a stage took: seconds by the clock, and of the processors in all threads."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
 class Split:
-    """Where the time of `reconstruct` goes: seconds of each stage, one after the other, and of all of them side by side."""
+    """Where the time of `reconstruct` goes: each stage alone, one after the other, and all of them side by side on `cores`."""
 
     frames: int
-    stages: dict[str, float]
-    whole: float
+    cores: int
+    stages: dict[str, Time]
+    whole: Time
 
     @property
     def overhead(self) -> float:
         """Of the whole over its slowest stage: 0.15 is 15 % more."""
-        return self.whole / max(self.stages.values()) - 1
+        return self.whole.wall / max(stage.wall for stage in self.stages.values()) - 1
+
+    @property
+    def busy(self) -> float:
+        """Share of the cores' time that was used; 1 is all. What is missing was waited for."""
+        return self.whole.cpu / self.whole.wall / self.cores
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the overhead."""
-        return asdict(self) | {"overhead": self.overhead}
+        """JSON-able, with `overhead` and `busy`."""
+        return asdict(self) | {"overhead": self.overhead, "busy": self.busy}
 
     def table(self) -> str:
         """As aligned lines."""
+        rows = {**self.stages, "together": self.whole}
         lines = [
-            f"{stage:10}{seconds:8.2f} s{self.frames / seconds:9.1f} frames per second" for stage, seconds in self.stages.items()
+            f"{name:10}{time.wall:8.2f} s{time.cpu:8.2f} s of processors{self.frames / time.wall:9.1f} frames per second"
+            for name, time in rows.items()
         ]
-        lines.append(f"{'together':10}{self.whole:8.2f} s{self.frames / self.whole:9.1f} frames per second")
-        return "\n".join(
-            [*lines, f"{self.overhead:.0%} over the slowest stage, {self.whole / sum(self.stages.values()):.0%} of their sum"]
-        )
+        ends = f"{self.overhead:.0%} over the slowest stage; {self.cores} processors {self.busy:.0%} busy"
+        return "\n".join([*lines, ends])
 
 
-def split(engine: Engine, path: str | Path, stop: int | None = None) -> Split:
-    """Reconstruct frames 0..stop-1 (default: all) of a video twice, into a temporary folder: stage by stage, and as it is done.
+def split(engine: Engine, path: str | Path, stop: int = 500) -> Split:
+    """Reconstruct frames 0..stop-1 of a video twice, into a temporary folder: stage by stage, and as it is done.
 
-    Stages: "read" (decoding, resizing), "encode", "decode" (the model), "score" (PSNR, SSIM), "write" (compressing). Their own
-    threads go on while others are timed, so that they may be a little longer than they seem.
+    Stages: "read" (decoding, resizing), "encode", "decode" (the model), "score" (PSNR, SSIM), "write" (compressing). All frames go
+    through a stage before the next begins, and stay in memory: 2 MiB each for a model of 224x224.
 
     Raises:
         OSError, ValueError: as `reconstruct`.
     """
-    info, identity = probe(path), Identity.of(engine.model)
-    header = plan_header(engine, info, identity)
-    seconds = dict.fromkeys(("read", "encode", "decode", "score", "write"), 0.0)
+    identity = Identity.of(engine.model)
+    header, output, tally = plan_header(engine, probe(path), identity), Output(), Tally()
+    stages: dict[str, Time] = {}
 
     @contextlib.contextmanager
     def timed(stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         yield
-        seconds[stage] += time.perf_counter() - begun
+        stages[stage] = Time(time.perf_counter() - wall, time.process_time() - cpu)
 
-    tally, output = Tally(), Output()
     with tempfile.TemporaryDirectory() as folder:
-        writer = output.writer(Path(folder, "stages.mp4"), header, header.geometry.output_size, from_start=True)
-        with writer:
-            windows, decoder = source_windows(path, header, stop), Decoder(engine, header)
-            while True:
-                with timed("read"):
-                    source = next(windows, None)
-                if source is None:
-                    break
-                with timed("encode"):
-                    (window,) = encode_windows(engine, header, [source], keep_pixels=True)
-                with timed("decode"):
-                    (decoded,) = decoder([window])
-                with timed("score"):
-                    tally.add(window, decoded, header.geometry)
-                with timed("write"):
-                    writer.write(decoded.frames, decoded.ticks)
-            begun = time.perf_counter()
-        seconds["write"] += time.perf_counter() - begun
-        report = reconstruct(engine, path, Path(folder, "whole.mp4"), stop=stop, weights=identity)
-    return Split(tally.frames, seconds, report.seconds)
+        with timed("read"):
+            sources = list(source_windows(path, header, stop))
+        groups = list(grouped(sources, engine.windows_at_once(header.tiles)))
+        with timed("encode"):
+            windows = [window for group in groups for window in encode_windows(engine, header, group, keep_pixels=True)]
+        with timed("decode"):
+            decoded = list(decode_windows(engine, LatentStream(header, iter(windows))))
+        with timed("score"):
+            for window, frames in zip(windows, decoded, strict=True):
+                tally.add(window, frames, header.geometry)
+        with timed("write"):
+            with output.writer(Path(folder, "stages.mp4"), header, header.geometry.output_size, from_start=True) as writer:
+                for frames in decoded:
+                    write_decoded(writer, frames)
+        del sources, groups, windows, decoded
+        with timed("together"):
+            reconstruct(engine, path, Path(folder, "whole.mp4"), stop=stop, weights=identity)
+    whole = stages.pop("together")
+    return Split(tally.frames, available_cores(), stages, whole)
+
+
+def available_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -478,6 +478,8 @@ def benchmark_command(
     dtypes: tuple[Dtype, ...] = ("float32",),
     batches: tuple[int, ...] = (1, 2),
     repeats: int = 5,
+    train: bool = False,
+    compile: bool = False,
     video: Path | None = None,
     device: Device = "auto",
     json_out: Path | None = None,
@@ -488,12 +490,14 @@ def benchmark_command(
         models: presets (random weights), shipped names, checkpoint folders or files.
         dtypes: of weights and activations.
         batches: clips at a time.
-        repeats: calls; the median counts.
-        video: also say where the time goes when this video is reconstructed with the first of the models.
+        repeats: calls, fewer where they take over a minute; the median counts.
+        train: also training steps, with and without gradient checkpointing.
+        compile: compile the models' blocks first.
+        video: also say where the time goes when (500 frames of) this video is reconstructed with the first of the models.
         device: auto is cuda if there is one, else cpu.
-        json_out: also write everything to this file.
+        json_out: also write everything to this file, anew after each row.
     """
-    from vidtwin.benchmark import Row, Split, measure, split, table
+    from vidtwin.benchmark import INFERENCE, STEPS, Row, Split, measure, split, table
     from vidtwin.model.config import PRESETS, preset
     from vidtwin.model.vidtwin import VidTwin
 
@@ -502,20 +506,29 @@ def benchmark_command(
     place = device_of(device)
     rows: list[Row] = []
     parts: Split | None = None
-    for number, name in enumerate(models):
-        model = (VidTwin(preset(name)) if name in PRESETS else load_weights(name)).to(place)
-        if video is not None and number == 0:
-            parts = split(Engine(model), video)
-        for dtype in dtypes:
-            for batch in batches:
-                rows += measure(model, name, getattr(torch, dtype), batch, repeats)
+
+    def save() -> None:
+        if json_out is not None:
+            record = {"rows": [row.to_dict() for row in rows], "video": parts and parts.to_dict()}
+            with atomic_output(json_out) as partial:
+                partial.write_text(json.dumps(record, indent=2) + "\n")
+
+    steps = STEPS if train else INFERENCE
+    with tqdm(total=len(models) * len(dtypes) * len(batches) * len(steps), unit="row", leave=False, disable=None) as progress:
+        for number, name in enumerate(models):
+            model = (VidTwin(preset(name)) if name in PRESETS else load_weights(name)).to(place)
+            if video is not None and number == 0:
+                parts = split(Engine(model, compile=compile), video)
+            for dtype in dtypes:
+                for batch in batches:
+                    for row in measure(model, name, getattr(torch, dtype), batch, repeats, steps, compile):
+                        rows.append(row)
+                        progress.update()
+                        save()
     print(table(rows))
     if parts is not None:
         print(f"\n{video}, {models[0]}\n{parts.table()}")
-    if json_out is not None:
-        record = {"rows": [row.to_dict() for row in rows], "video": parts and parts.to_dict()}
-        with atomic_output(json_out) as partial:
-            partial.write_text(json.dumps(record, indent=2) + "\n")
+    save()
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
