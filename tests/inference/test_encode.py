@@ -57,6 +57,17 @@ def test_beginning_at_any_window_gives_the_same_windows(write, policy, overlap):
                 assert np.array_equal(np.asarray(a.pixels), np.asarray(b.pixels))
 
 
+@pytest.mark.parametrize("policy", ["crop", "pad", "tile"])
+def test_any_number_of_threads_makes_the_same_windows(monkeypatch, write, policy):
+    monkeypatch.setattr("vidtwin.video.clips.LARGE", 0)
+    source = write(40, cuts=(21,))
+    header, found = header_of(source, policy=policy), []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr("vidtwin.inference.encode.cores", lambda cores=cores: cores)
+        found.append([(w.ticks, w.cuts, w.last, np.asarray(w.pixels).tolist()) for w in source_windows(source, header)])
+    assert found[0] == found[1] == found[2] and sum(map(sum, (cuts for _, cuts, *_ in found[0]))) == 1
+
+
 @pytest.mark.parametrize("overlap", [0, 5])
 def test_shot_cuts_are_found_once(model, write, overlap):
     source = write(60, cuts=(20, 44))

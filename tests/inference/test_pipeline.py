@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from vidtwin.inference.pipeline import Behind, ahead
+from vidtwin.inference.pipeline import Behind, ahead, side_by_side
 
 
 def test_items_come_in_order_and_not_too_early():
@@ -46,6 +46,65 @@ def test_leaving_early_ends_the_thread_and_closes_the_source():
     iterator.close()
     assert threading.active_count() == before
     assert closed == ["read ahead"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_order_from_threads_that_do_not_run_away(threads):
+    taken: list[int] = []
+
+    def items():
+        for number in range(30):
+            taken.append(number)
+            yield number
+
+    def slow(number):
+        time.sleep(0.005 if number % 3 == 0 else 0)
+        return number, threading.get_ident()
+
+    used = set()
+    for number, (result, thread) in enumerate(side_by_side(slow, items(), threads)):
+        assert result == number and len(taken) <= number + 1 + threads
+        used.add(thread)
+    assert len(taken) == 30 and len(used) <= threads
+    assert (threading.get_ident() in used) == (threads == 1)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_failures_are_raised_in_their_place(threads):
+    def items():
+        yield from range(5)
+        raise OSError("cut off")
+
+    def odd(number):
+        if number == 3:
+            raise ValueError("broken")
+        return number
+
+    before, got = threading.active_count(), []
+    with pytest.raises(OSError, match="cut off"):
+        got.extend(side_by_side(int, items(), threads))
+    assert got == list(range(5))
+    got = []
+    with pytest.raises(ValueError, match="broken"):
+        got.extend(side_by_side(odd, items(), threads))
+    assert got == [0, 1, 2] and threading.active_count() == before
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_leaving_side_by_side_early_ends_its_threads_and_closes_the_source(threads):
+    closed = []
+
+    def items():
+        try:
+            yield from range(1000)
+        finally:
+            closed.append(threading.get_ident())
+
+    before = threading.active_count()
+    results = side_by_side(float, items(), threads)
+    assert next(results) == 0
+    results.close()
+    assert closed == [threading.get_ident()] and threading.active_count() == before
 
 
 def test_calls_are_done_in_order_before_the_block_ends():

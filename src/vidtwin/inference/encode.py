@@ -8,6 +8,7 @@ encoding and decoding later gives what doing both at once gives. Frames are read
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from torch import Tensor
 from vidtwin.inference.engine import Engine, name
 from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.inference.latent_video import LatentVideo, LatentWriter
-from vidtwin.inference.pipeline import ahead
+from vidtwin.inference.pipeline import ahead, cores, side_by_side
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.clips import Geometry, to_clip
-from vidtwin.video.read import VideoInfo, iter_frames, probe
-from vidtwin.video.shots import MEMORY, CutDetector
-from vidtwin.video.tiles import POLICY, Tiling, plan_fit
+from vidtwin.video.clips import Geometry, is_resampled, to_clip
+from vidtwin.video.info import PendingFrame
+from vidtwin.video.read import VideoInfo, iter_pending, probe
+from vidtwin.video.shots import MEMORY, CutDetector, thumbnail
+from vidtwin.video.tiles import POLICY, Fit, Tiling, plan_fit
+
+THREADS = 8  # that make pictures, at most
+PIXELS = 2**25  # of pictures that are made at once: four of 3840x2160
 
 Progress = Callable[[int], object]  # called with the number of frames just done
 
@@ -82,18 +87,31 @@ def source_windows(
     before = min(first * stride, MEMORY)  # frames that the detector of cuts wants to have seen
     begin = first * stride - before
     last_pts = int(ticks[begin - 1]) if ticks is not None and 0 < begin <= len(ticks) else None
-    frames = iter_frames(path, header.first_frame + begin, stop, square_pixels=isinstance(fit, Geometry), last_pts=last_pts)
-    is_cut = CutDetector()
+    frames = iter_pending(path, header.first_frame + begin, stop, square_pixels=isinstance(fit, Geometry), last_pts=last_pts)
+    cuts = CutDetector()
     window = _Growing(first, header)
-    for number, frame in enumerate(frames):
-        cut = is_cut(frame.image)
+    for number, (pixels, small, tick) in enumerate(side_by_side(partial(_seen, fit), frames, _threads(fit))):
+        cut = cuts.see(small)
         if number < before:
             continue
         if window.count == f:
             yield window.finished(last=False)
             window = window.next()
-        window.add(frame.image, frame.pts, cut)
+        window.add(pixels, tick, cut)
     yield window.finished(last=True)
+
+
+def _seen(fit: Fit, frame: PendingFrame) -> tuple[np.ndarray, np.ndarray, int]:
+    """Pixels as a window holds them, (3, h, w) or for tiles (H, W, 3); the thumbnail; the timestamp."""
+    image = frame.picture(isinstance(fit, Geometry))
+    pixels = to_clip(image[None], fit)[:, 0].numpy() if isinstance(fit, Geometry) else image
+    return pixels, thumbnail(image), frame.pts
+
+
+def _threads(fit: Fit) -> int:
+    """How many make pictures. PyTorch, which fits small ones, has threads of its own."""
+    height, width = fit.source
+    return min(cores(), THREADS, PIXELS // (height * width)) if isinstance(fit, Tiling) or is_resampled(fit) else 1
 
 
 class _Growing:
@@ -108,12 +126,11 @@ class _Growing:
         self.ticks: list[int] = []
         self.cuts: list[bool] = []
 
-    def add(self, image: np.ndarray, tick: int, cut: bool) -> None:
-        fit = self.header.geometry
-        if isinstance(fit, Geometry):
-            self.clip[:, self.count] = to_clip(image[None], fit)[:, 0]
+    def add(self, pixels: np.ndarray, tick: int, cut: bool) -> None:
+        if self.tiled:
+            self.frames[self.count] = pixels
         else:
-            self.frames[self.count] = image
+            self.clip.numpy()[:, self.count] = pixels
         self.ticks.append(tick)
         self.cuts.append(cut)
         self.count += 1

@@ -1,12 +1,16 @@
 """Work side by side with bounded queues: frames are read ahead, and written behind, while the model computes."""
 
+import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 POLL = 0.1  # seconds between looks at whether the other side is still there
 
@@ -62,6 +66,45 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
     finally:
         stopped.set()
         thread.join()
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """function(item) of each item, in their order, computed in so many threads; with one, where it is asked for.
+
+    At most `threads` + 1 results are computed or wait. What making an item or its result raises is raised in its place, and
+    nothing comes after it. Closing the iterator ends the threads, after the items that they are at.
+    """
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    iterator, failure = iter(items), None
+    with ThreadPoolExecutor(threads, "side by side") as pool:
+        try:
+            while True:
+                try:
+                    waiting.append(pool.submit(function, next(iterator)))
+                except StopIteration:
+                    break
+                except Exception as error:  # those before it come first
+                    failure = error
+                    break
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            if isinstance(iterator, Generator):
+                iterator.close()  # here, in the thread that ran it
+    if failure is not None:
+        raise failure
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Behind:

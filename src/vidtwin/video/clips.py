@@ -117,7 +117,7 @@ def to_clip(frames: np.ndarray, geometry: Geometry) -> torch.Tensor:
     clip = torch.empty((3, len(frames), *geometry.model))
     for index, frame in enumerate(frames):
         planes = frame.transpose(2, 0, 1)
-        if _is_resampled(geometry):
+        if is_resampled(geometry):
             clip.numpy()[:, index] = _resampled(planes, geometry)
             continue
         for colour, plane in enumerate(planes):
@@ -131,7 +131,7 @@ def fit(pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
     On the CPU the bits are those of `to_clip`, if the values are levels / 255.
     """
-    if pixels.device.type == "cpu" and _is_resampled(geometry):
+    if pixels.device.type == "cpu" and is_resampled(geometry):
         return torch.from_numpy(_resampled(pixels.detach().numpy(), geometry))
     (h, w), (top, left), (height, width) = geometry.model, geometry.offset, geometry.resized
     pixels = _resize(pixels[None], geometry.resized)[0].clamp(0, 1)
@@ -141,7 +141,7 @@ def fit(pixels: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     return pixels[:, top : top + h, left : left + w]
 
 
-def _is_resampled(geometry: Geometry) -> bool:
+def is_resampled(geometry: Geometry) -> bool:
     """Whether frames on the CPU are resized by `resample`; `interpolate` makes small ones, and those on other devices."""
     return geometry.resized != geometry.source and geometry.source[0] * geometry.source[1] >= LARGE
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vidtwin.video.decode import (
     open_video,
     stated_frames,
 )
-from vidtwin.video.info import Frame, VideoInfo
+from vidtwin.video.info import PendingFrame, VideoInfo
 from vidtwin.video.matroska import missing_bytes
 from vidtwin.video.orientation import Orientation
 from vidtwin.video.pictures import Pictures, color_matrix, color_range, stored_pixel_aspect, what_is_lost
@@ -64,8 +65,8 @@ def probe(path: VideoFile) -> VideoInfo:
         )
 
 
-def iter_frames(path: VideoFile, start: int, stop: int | None, square: bool, last_pts: int | None) -> Iterator[Frame]:
-    """`read.iter_frames` of a video file, whose range is checked."""
+def iter_pending(path: VideoFile, start: int, stop: int | None, square: bool, last_pts: int | None) -> Iterator[PendingFrame]:
+    """`read.iter_pending` of a video file, whose range is checked."""
     if last_pts is not None and start > 0:
         with open_video(path) as (container, stream):
             tally = Tally()
@@ -109,7 +110,7 @@ def _shown(
     stop: int | None,
     number: int = 0,
     last: int | None = None,
-) -> Iterator[Frame]:
+) -> Iterator[PendingFrame]:
     """Frames start..stop-1; `frames` begins with frame `number`, and `last` is the timestamp of the one before."""
     assert stream.time_base is not None
     step = max(1, round(1 / (frame_rate(stream) * stream.time_base)))
@@ -122,7 +123,7 @@ def _shown(
         last = pts
         pictures.fit(frame)  # the first one sets the size
         if number >= start:
-            yield Frame(pictures(frame), pts, stream.time_base, frame.duration if frame.duration > 0 else step)
+            yield PendingFrame(partial(pictures, frame), pts, stream.time_base, frame.duration if frame.duration > 0 else step)
         number += 1
         if number == stop:
             return

@@ -1,5 +1,6 @@
 """What reading a video gives: a frame, all frames at once, and what the file says of itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -65,6 +66,24 @@ class Frame:
     def time(self) -> Fraction:
         """Seconds on the file's own clock, which need not start at 0."""
         return self.pts * self.time_base
+
+
+@dataclass(frozen=True)
+class PendingFrame:
+    """A `Frame` whose picture is not made yet. Pictures may be made in any order, and several at once in threads.
+
+    `picture(planar)` makes it. Planar ones may lie in memory colour after colour, and are made in one thread, for others to be
+    made beside them.
+    """
+
+    picture: Callable[[bool], np.ndarray]
+    pts: int
+    time_base: Fraction
+    duration: int = 0
+
+    def frame(self) -> Frame:
+        """The frame, made now."""
+        return Frame(self.picture(False), self.pts, self.time_base, self.duration)
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,12 @@ class Orientation:
 
     def upright(self, stored: np.ndarray) -> np.ndarray:
         """(H, W, 3) as stored -> as displayed; contiguous."""
-        picture = stored.transpose(1, 0, 2) if self.transposed else stored
-        return np.ascontiguousarray(picture[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1])
+        return np.ascontiguousarray(self.turned(stored))
+
+    def turned(self, stored: np.ndarray) -> np.ndarray:
+        """(H, W, ...) as stored -> as displayed; a view."""
+        picture = stored.swapaxes(0, 1) if self.transposed else stored
+        return picture[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1]
 
     def stored(self, upright: np.ndarray) -> np.ndarray:
         """(H, W, 3) as displayed -> as stored: the inverse of `upright`; contiguous."""

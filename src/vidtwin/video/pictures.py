@@ -1,5 +1,6 @@
 """Decoded frames -> pictures as displayed, and what of a frame they do not keep."""
 
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -92,7 +93,7 @@ class Pictures:
     """Turns decoded frames into pictures as displayed: uint8 (H, W, 3) RGB, rotated, SDR, all of one size.
 
     With `square_pixels` the width is scaled for the pixel aspect. The first frame sets the size, unless it is given as
-    (height, width) upright; later frames of another size are scaled to it.
+    (height, width) upright; later frames of another size are scaled to it. After the first, threads may share the work.
 
     Raises ValueError, in one line: pictures larger than MAX_PIXELS, or of a format that cannot be made RGB.
     """
@@ -102,7 +103,7 @@ class Pictures:
     ) -> None:
         self._pixel_aspect = stored_pixel_aspect(stream) if square_pixels else Fraction(1)
         self._path = path
-        self._reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        self._own = _Own()
         self.size = size
 
     def fit(self, frame: VideoFrame) -> tuple[int, int]:
@@ -113,7 +114,8 @@ class Pictures:
                 raise ValueError(f"{self._path}: {too_large(self.size[1], self.size[0])}")
         return self.size
 
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
+    def __call__(self, frame: VideoFrame, planar: bool = False) -> np.ndarray:
+        """The picture; if `planar`, made in this thread alone, and its memory may be that of an array (3, H, W)."""
         orientation, light, matrix = Orientation.of(frame), hdr.Light.of(frame), color_matrix(frame)[1]
         height, width = orientation.size(self.fit(frame))
         # PyAV 18 hides from swscale what is not converted, PyAV 17 does not: reserved values would then be refused, and so
@@ -123,7 +125,7 @@ class Pictures:
             frame.colorspace = 9
         rgb24 = "rgb24" if frame.format.is_rgb else PLANAR
         try:
-            rgb = self._reformatter.reformat(
+            rgb = self._own.reformatter.reformat(
                 frame,
                 width=width,
                 height=height,
@@ -132,9 +134,29 @@ class Pictures:
                 src_color_range=color_range(frame),
                 dst_color_range=ColorRange.JPEG,
                 interpolation=SCALER,
+                threads=1 if planar else 0,
             )
         except FFmpegError as error:
             kind = f"{frame.width}x{frame.height} {frame.format.name}"
             raise ValueError(f"{self._path}: {kind} pictures cannot be made RGB; convert it to H.264 first") from error
+        if planar and rgb.format.name == PLANAR:
+            return _upright_planes(rgb, orientation).transpose(1, 2, 0)
         picture = rgb.to_ndarray()
         return orientation.upright(picture if light is None else hdr.to_sdr(picture, light))
+
+
+class _Own(threading.local):
+    """What each thread has for itself: a reformatter, which keeps its tables from frame to frame."""
+
+    def __init__(self) -> None:
+        self.reformatter = VideoReformatter()
+
+
+def _upright_planes(rgb: VideoFrame, orientation: Orientation) -> np.ndarray:
+    """(3, H, W) R, G, B of a frame of format PLANAR."""
+    lines = (np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size) for plane in rgb.planes)
+    green, blue, red = (plane[: rgb.height, : rgb.width] for plane in lines)
+    planes = np.empty((3, *orientation.size((rgb.height, rgb.width))), np.uint8)
+    for target, plane in zip(planes, (red, green, blue), strict=True):
+        target[:] = orientation.turned(plane)
+    return planes

@@ -19,7 +19,7 @@ import numpy as np
 
 from vidtwin.video import images, in_order, random_access
 from vidtwin.video.decode import VideoFile, check_file
-from vidtwin.video.info import Frame, Video, VideoInfo
+from vidtwin.video.info import Frame, PendingFrame, Video, VideoInfo
 
 __all__ = ["Frame", "Video", "VideoInfo", "frame_count", "iter_frames", "probe", "read_clip", "read_video"]
 
@@ -60,14 +60,35 @@ def iter_frames(
         ValueError: it is no video, has no video stream, is cut off, nothing in it can be decoded, its pictures are too
             large, or it ends before frame `start`.
     """
+    return _made(iter_pending(path, start, stop, square_pixels=square_pixels, last_pts=last_pts))
+
+
+def iter_pending(
+    path: VideoFile,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    square_pixels: bool = True,
+    last_pts: int | None = None,
+) -> Iterator[PendingFrame]:
+    """`iter_frames`, but pictures are made when they are asked for; what making one raises is raised then."""
     pictures = images.find(path)
     if pictures is None:
         check_file(path)
     if start < 0 or (stop is not None and stop <= start):
         raise ValueError(f"{path}: frames {start} to {stop} are not a range; give 0 <= start < stop")
     if pictures is not None:
-        return pictures.frames(start, stop)
-    return in_order.iter_frames(path, start, stop, square_pixels, last_pts)
+        return (_pending(frame) for frame in pictures.frames(start, stop))
+    return in_order.iter_pending(path, start, stop, square_pixels, last_pts)
+
+
+def _made(frames: Iterator[PendingFrame]) -> Iterator[Frame]:
+    for pending in frames:
+        yield pending.frame()
+
+
+def _pending(frame: Frame) -> PendingFrame:
+    return PendingFrame(lambda planar: frame.image, frame.pts, frame.time_base, frame.duration)
 
 
 def read_video(path: VideoFile, start: int = 0, stop: int | None = None) -> Video:

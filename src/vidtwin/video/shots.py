@@ -25,8 +25,11 @@ class CutDetector:
 
     def __call__(self, image: np.ndarray) -> bool:
         """`image`: uint8 (H, W, 3). The first one begins no new shot."""
-        picture, last = thumbnail(image), self._last
-        self._last = picture
+        return self.see(thumbnail(image))
+
+    def see(self, picture: np.ndarray) -> bool:
+        """The same from the frame's `thumbnail`."""
+        last, self._last = self._last, picture
         return last is not None and self.judge(float(np.abs(picture - last).mean()))
 
     def judge(self, change: float) -> bool:
@@ -39,5 +42,5 @@ class CutDetector:
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) -> luma (32, 32) in 0..255, of 4 x 4 samples a pixel."""
     rows, columns = (np.linspace(0, side - 1, 4 * SIDE).round().astype(int) for side in image.shape[:2])
-    samples = image[rows][:, columns].reshape(SIDE, 4, SIDE, 4, 3)
-    return samples.mean(axis=(1, 3)) @ LUMA
+    samples = np.ascontiguousarray(image[rows][:, columns]).reshape(SIDE, 4, SIDE, 4, 3)
+    return samples.sum(axis=1, dtype=np.uint16).sum(axis=2, dtype=np.uint16) / 16 @ LUMA
