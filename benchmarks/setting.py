@@ -19,7 +19,9 @@ def setting(device: str, arguments: list[str] | None) -> dict[str, Any]:
     """Hardware, versions, date and command, as every results file states them."""
     given = sys.argv[1:] if arguments is None else arguments
     return {
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"{processor()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if device.startswith("cuda")
+        else f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} " + " ".join(given),
