@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import vidtwin
+
 SRC = Path(__file__).parents[1] / "src" / "vidtwin"
 # What each room may import of ours. Rooms that are not here (cli, inspection) may import anything.
 ROOMS: dict[str, set[str]] = {
@@ -51,7 +53,21 @@ def test_imports_point_down(path):
         assert "vidtwin.cli" not in names
 
 
+def loaded_by(statement: str) -> set[str]:
+    """Top names of the modules that a fresh process has after a statement."""
+    code = f"{statement}; import sys; print(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_importing_pulls_in_nothing_heavy():
-    code = "import sys, vidtwin; print(' '.join({name.split('.')[0] for name in sys.modules}))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-    assert not loaded & (FORBIDDEN | {"scipy", "av", "tyro", "PIL", "torchmetrics", "diffusers"})
+    model = loaded_by("from vidtwin import VidTwin, Latents, load_released")
+    assert "torch" in model and not model & (FORBIDDEN | {"scipy", "av", "tyro", "PIL", "torchmetrics", "diffusers"})
+    assert not loaded_by("import vidtwin.__main__") & {"torch", "numpy"}  # which reads its settings from the environment then
+
+
+def test_every_public_name_is_found():
+    for name in vidtwin.__all__:
+        assert getattr(vidtwin, name).__doc__ or name == "__version__"
+        assert name in dir(vidtwin)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        vidtwin.Nothing  # noqa: B018

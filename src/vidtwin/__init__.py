@@ -1,15 +1,19 @@
-"""VidTwin: a video autoencoder with a Structure and a Dynamics latent (arXiv 2412.17726)."""
+"""VidTwin: a video autoencoder with a Structure and a Dynamics latent (arXiv 2412.17726).
 
+The names below are imported when they are first used: `import vidtwin` alone brings neither torch nor the video libraries.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vidtwin.model.config import VidTwinConfig, preset
-from vidtwin.model.latents import Latents, Posterior
-from vidtwin.model.vidtwin import VidTwin
-from vidtwin.released import export_released, load_released
 from vidtwin.version import __version__
 
 if TYPE_CHECKING:
+    from vidtwin.model.config import VidTwinConfig, preset
+    from vidtwin.model.latents import Latents, Posterior
+    from vidtwin.model.vidtwin import VidTwin
     from vidtwin.motion.extractor import MotionExtractor
+    from vidtwin.released import export_released, load_released
 
 __all__ = [
     "Latents",
@@ -23,11 +27,23 @@ __all__ = [
     "preset",
 ]
 
+_HOMES = {
+    "Latents": "vidtwin.model.latents",
+    "MotionExtractor": "vidtwin.motion.extractor",
+    "Posterior": "vidtwin.model.latents",
+    "VidTwin": "vidtwin.model.vidtwin",
+    "VidTwinConfig": "vidtwin.model.config",
+    "export_released": "vidtwin.released",
+    "load_released": "vidtwin.released",
+    "preset": "vidtwin.model.config",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """MotionExtractor on first use: it brings the video libraries, which importing vidtwin does not."""
-    if name == "MotionExtractor":
-        from vidtwin.motion.extractor import MotionExtractor
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
-        return MotionExtractor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

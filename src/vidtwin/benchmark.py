@@ -10,7 +10,6 @@ import copy
 import ctypes
 import gc
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from vidtwin.inference.decode import Output, decode_windows, write_decoded
 from vidtwin.inference.encode import encode_windows, plan_header, source_windows
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.latent_stream import Identity, LatentStream, grouped
+from vidtwin.inference.pipeline import cores
 from vidtwin.inference.reconstruct import Tally, reconstruct
 from vidtwin.losses.objective import LossWeights, autoencoder_loss
 from vidtwin.model.config import VidTwinConfig
@@ -365,9 +365,4 @@ def split(engine: Engine, path: str | Path, stop: int = 500) -> Split:
         with timed("together"):
             reconstruct(engine, path, Path(folder, "whole.mp4"), stop=stop, weights=identity)
     whole = stages.pop("together")
-    return Split(tally.frames, available_cores(), stages, whole)
-
-
-def available_cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Split(tally.frames, cores(), stages, whole)

@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from vidtwin.inference.pipeline import Behind, ahead, side_by_side
 
@@ -139,3 +140,24 @@ def test_an_error_of_the_block_itself_wins():
             raise KeyboardInterrupt
     assert done == [1]
     assert not any(thread.name == "write behind" for thread in threading.enumerate())
+
+
+@pytest.mark.skipif(torch.get_num_threads() == 1, reason="torch has one thread here")
+def test_threads_beside_the_models_are_single_and_change_nothing_else():
+    before = torch.get_num_threads()
+
+    def threads(*_: object) -> int:
+        return torch.get_num_threads()
+
+    assert list(side_by_side(threads, range(5), 2)) == [1] * 5
+    assert list(ahead(map(threads, range(3)), single=True)) == [1] * 3
+    assert list(ahead(map(threads, range(3)))) == [before] * 3
+    found = []
+    with Behind() as later:
+        later(lambda: found.append(threads()))
+    assert found == [1]
+    assert torch.get_num_threads() == before
+    fresh = threading.Thread(target=lambda: found.append(threads()))
+    fresh.start()
+    fresh.join()
+    assert found == [1, before]

@@ -174,7 +174,7 @@ def encode_stream(
     engine = Engine.of(model)
     at_once = engine.windows_at_once(header.tiles)
     begin = first - first % at_once  # a window goes through the model with the same ones whenever it does
-    sources = ahead(source_windows(path, header, stop, begin, ticks), at_once)
+    sources = ahead(source_windows(path, header, stop, begin, ticks), at_once, single=True)
     windows = (
         window
         for group in grouped(sources, at_once)

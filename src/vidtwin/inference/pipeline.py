@@ -9,10 +9,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 POLL = 0.1  # seconds between looks at whether the other side is still there
+
+
+def single_threaded() -> None:
+    """From here on torch's operators in this thread use no other threads; for threads beside the model's.
+
+    Each thread has helpers of its own for them, which keep a processor busy while they wait for the next operator: small operators
+    in one thread so take twice the processors' time, and the model in another waits for them.
+    """
+    default = torch.get_num_threads()
+    if default > 1:
+        torch.set_num_threads(1)  # of this thread, but also of all that have not begun
+        other = threading.Thread(target=torch.set_num_threads, args=(default,))
+        other.start()
+        other.join()
 
 
 class _End:
@@ -22,8 +38,8 @@ class _End:
         self.error = error
 
 
-def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
-    """The same items, made in a thread, at most `depth` finished ones waiting.
+def ahead(items: Iterable[T], depth: int = 1, single: bool = False) -> Iterator[T]:
+    """The same items, made in a thread (with `single`, a `single_threaded` one), at most `depth` finished ones waiting.
 
     What making them raises is raised here, in its place. Closing the iterator ends the thread, after the item that it is at.
     """
@@ -40,6 +56,8 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
         return False
 
     def work() -> None:
+        if single:
+            single_threaded()
         error: BaseException | None = None
         iterator = iter(items)
         try:
@@ -69,7 +87,7 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
 
 
 def side_by_side(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """function(item) of each item, in their order, computed in so many threads; with one, where it is asked for.
+    """function(item) of each item, in their order, computed in so many `single_threaded` threads; with one, where it is asked for.
 
     At most `threads` + 1 results are computed or wait. What making an item or its result raises is raised in its place, and
     nothing comes after it. Closing the iterator ends the threads, after the items that they are at.
@@ -79,7 +97,7 @@ def side_by_side(function: Callable[[T], R], items: Iterable[T], threads: int) -
         return
     waiting: deque[Future[R]] = deque()
     iterator, failure = iter(items), None
-    with ThreadPoolExecutor(threads, "side by side") as pool:
+    with ThreadPoolExecutor(threads, "side by side", initializer=single_threaded) as pool:
         try:
             while True:
                 try:
@@ -108,7 +126,7 @@ def cores() -> int:
 
 
 class Behind:
-    """Calls done in a thread, one after another in their order, at most `depth` waiting.
+    """Calls done in a `single_threaded` thread, one after another in their order, at most `depth` waiting.
 
         with Behind() as later:
             later(writer.write, frames)
@@ -142,6 +160,7 @@ class Behind:
             raise self._error
 
     def _work(self) -> None:
+        single_threaded()
         while (call := self._waiting.get()) is not None:
             if self._error is None:
                 function, arguments = call

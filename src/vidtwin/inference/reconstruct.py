@@ -19,12 +19,13 @@ from vidtwin.inference.decode import Decoded, Decoder, Output, span_of
 from vidtwin.inference.encode import Progress, encode_stream, plan_header
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.latent_stream import Identity, LatentStream, Window, first_window, grouped
-from vidtwin.inference.pipeline import Behind
+from vidtwin.inference.pipeline import Behind, cores, side_by_side
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.video.clips import Geometry, content, from_clip
 from vidtwin.video.orientation import Orientation
-from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
+from vidtwin.video.panels import LABEL_HEIGHT
+from vidtwin.video.panels import side_by_side as row_of
 from vidtwin.video.read import probe
 from vidtwin.video.tiles import Fit
 
@@ -90,24 +91,31 @@ class Tally:
         """Frames of a window, against the pixels that were encoded."""
         begin = window.ticks.index(decoded.ticks[0])
         end = begin + len(decoded.ticks)
-        for x, y in _pairs(window, decoded, begin, end, geometry):
-            self.psnr += sum(frame_psnr(x, y).tolist())
-            if min(x.shape[-2:]) >= SSIM_WINDOW:
-                self.ssim += sum(frame_ssim(x, y).tolist())
+        pairs = _pairs(window, decoded, begin, end, geometry)
+        for psnr, ssim in side_by_side(_scores, pairs, max(1, cores() // 2)):
+            self.psnr += psnr
+            self.ssim += ssim
         self.cuts += sum(window.cuts[begin:end])
         self.frames += end - begin
 
 
 def _pairs(window: Window, decoded: Decoded, begin: int, end: int, geometry: Fit) -> Iterator[tuple[Tensor, Tensor]]:
-    """Clips (3, n, h, w) in [-1, 1] to compare: all frames at once, or one by one if they are large."""
+    """Frames to compare, (3, 1, h, w) in [-1, 1], made when they are asked for: large ones take memory."""
     if isinstance(geometry, Geometry):
         assert isinstance(window.pixels, Tensor) and decoded.clip is not None
-        yield content(window.pixels[:, begin:end], geometry), content(decoded.clip, geometry)
+        clips = content(window.pixels[:, begin:end], geometry), content(decoded.clip, geometry)
+        yield from zip(*(clip.split(1, dim=1) for clip in clips), strict=True)
         return
     assert isinstance(window.pixels, np.ndarray)
     for pair in zip(window.pixels[begin:end], decoded.frames, strict=True):
         x, y = (torch.from_numpy(frame).permute(2, 0, 1)[:, None] / 127.5 - 1 for frame in pair)
         yield x, y
+
+
+def _scores(pair: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """PSNR and SSIM of a frame; 0 for SSIM where the picture is too small for it."""
+    x, y = pair
+    return frame_psnr(x, y).item(), frame_ssim(x, y).item() if min(x.shape[-2:]) >= SSIM_WINDOW else 0.0
 
 
 def reconstruct(
@@ -217,7 +225,7 @@ def _row(window: Window, parts: list[Decoded], geometry: Fit) -> np.ndarray:
         original = from_clip(window.pixels[:, begin : begin + len(parts[0].ticks)], geometry)
     else:
         original = window.pixels[begin : begin + len(parts[0].ticks)]
-    return side_by_side(dict(zip(PANELS, (original, *(part.frames for part in parts)), strict=True)))
+    return row_of(dict(zip(PANELS, (original, *(part.frames for part in parts)), strict=True)))
 
 
 def swap(structure: LatentStream, dynamics: LatentStream) -> LatentStream:
@@ -307,7 +315,7 @@ def decode_row(
     with (output or Output()).writer(out, header, size, True, orientation=Orientation()) as writer:
 
         def finish(row: tuple[Decoded, ...]) -> None:
-            writer.write(side_by_side(dict(zip(labels, (decoded.frames for decoded in row), strict=True))), row[0].ticks)
+            writer.write(row_of(dict(zip(labels, (decoded.frames for decoded in row), strict=True))), row[0].ticks)
 
         with Behind() as later:
             for groups in zip(*(grouped(stream.windows, at_once) for stream in streams), strict=True):
