@@ -219,6 +219,7 @@ def encode_video(
     start: int = 0,
     stop: int | None = None,
     logvar: bool = False,
+    step: float | None = None,
     weights: Identity | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -231,7 +232,8 @@ def encode_video(
         policy: how frames are fitted to the model: "crop", "squash", "pad" (`video.clips.Geometry`), or "tile" (`video.tiles`).
         tile_overlap: pixels that neighbouring tiles share; default a quarter of the model's size.
         overlap: frames that a window shares with the one before, 0 to f / 2; decoding fades over them.
-        logvar: store log-variances beside the means.
+        logvar: store log-variances beside the means; not in the compressed form.
+        step: write the compressed form, rounded to steps of so many sigma (`entropy`); it grows in the plain form.
         weights: needed if the model was cast to a lower precision (`Identity.of` before it).
         resume: go on after the last whole window of a run that was stopped; the file is the same as if it had not been.
         progress: called with the number of frames that each window adds.
@@ -248,9 +250,10 @@ def encode_video(
         tile_overlap=tile_overlap,
         overlap=overlap,
         start=start,
-        logvar=logvar,
+        logvar=logvar or step is not None,
     )
-    with LatentWriter(out, header, resume, {"stop": stop, "batch": engine.plan.batch}) as writer:
+    job = {"stop": stop, "batch": engine.plan.batch} | ({} if step is None else {"step": step})
+    with LatentWriter(out, header, resume, job, step) as writer:
         ticks = writer.ticks
         if progress and len(ticks):
             progress(len(ticks))

@@ -2,13 +2,14 @@
 
 A finished file is a safetensors file (`structure`, `dynamics_x`, `dynamics_y`, their `_logvar` if asked for, `ticks`, `cuts`, and
 a JSON header in its metadata). While it is being written it is a growing file of equal records, `X.partial.vidtwin`, a record a
-window, which `LatentVideo.load` reads as well, and from which writing goes on after it was stopped.
+window, which `LatentVideo.load` reads as well, and from which writing goes on after it was stopped. `compress` makes of either the
+compressed form (`compressed.py`), far smaller, whose values are rounded.
 
 Letters: N windows, T tiles of a frame; f frames of a window.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vidtwin.files import check_writable, in_line
-from vidtwin.inference import records
+from vidtwin.inference import compressed, entropy, records
+from vidtwin.inference.compressed import Compressed, CompressedSize
+from vidtwin.inference.entropy import Prior
 from vidtwin.inference.latent_stream import NAMES, Header, LatentStream, Window, first_window, latent_names
 from vidtwin.model.latents import Latents
 
@@ -36,6 +39,7 @@ class LatentVideo:
         header: what all windows share. frames: how many decode from it.
         ticks: timestamp of each frame in units of header.clock, int64 (frames,). cuts: frames that begin a new shot.
         complete: False for a file that is still being written, or whose writing was stopped.
+        size: what a file of the compressed form takes; None for the other forms.
     """
 
     def __init__(self, path: str | Path):
@@ -48,17 +52,21 @@ class LatentVideo:
             if isinstance(self._parts, records.Records):
                 self._parts.bind(record_dtype(self.header))
                 self.ticks, self.cuts = self._parts.timing(self.header.stride)
+            elif isinstance(self._parts, Compressed):
+                self._parts.bind(self.header)
+                self.ticks, self.cuts = self._parts.timing(self.header.stride)
             else:
                 self.ticks = self._tensor("ticks").numpy()
                 self.cuts = self._tensor("cuts").tolist()
             self.frames = len(self.ticks)
             self._check()
+            self.size = self._parts.size(self.frames) if isinstance(self._parts, Compressed) else None
         except (KeyError, TypeError, ValueError, ArithmeticError, SafetensorError) as error:
             raise ValueError(f"{self.path}: not a latent file that can be decoded ({in_line(error)}); {ANOTHER}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> "LatentVideo":
-        """Open a file that `encode_video` wrote or is writing.
+        """Open a file that `encode_video` or `compress` wrote or is writing.
 
         Raises:
             FileNotFoundError: no such file.
@@ -92,7 +100,10 @@ class LatentVideo:
         f, start = self.header.config.frames, index * self.header.stride
         ticks = tuple(self.ticks[start : start + f].tolist())
         cuts = set(self.cuts)
-        means = Latents(*(self._latent(name, index) for name in NAMES))
+        if isinstance(self._parts, Compressed):
+            means = self._parts.latents(index)
+        else:
+            means = Latents(*(self._latent(name, index) for name in NAMES))
         logvar = Latents(*(self._latent(f"{name}_logvar", index) for name in NAMES)) if self.header.logvar else None
         for latents in (means, logvar):
             if latents is not None and not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
@@ -137,7 +148,7 @@ class LatentVideo:
             raise ValueError("times do not increase")
         if not all(type(cut) is int and 0 < cut < self.frames for cut in self.cuts):
             raise ValueError("shot cuts outside the video")
-        if isinstance(self._parts, records.Records):
+        if not isinstance(self._parts, dict):
             return
         for name, (_, *shape) in latent_names(self.header).items():
             found = self._parts.get(name)
@@ -166,16 +177,28 @@ class LatentWriter:
 
     Args:
         job: what else a run that goes on must have been begun with, JSON-able; it is not in the finished file.
+        step: finish it in the compressed form, with a quantiser of this step in sigma; the windows must have log-variances.
 
     Attributes:
         count: windows that are there.
 
     Raises:
-        ValueError: with `resume`, what is there was begun with other options. OSError: `path` cannot be written.
+        ValueError: with `resume`, what is there was begun with other options; a step that cannot be.
+        OSError: `path` cannot be written.
     """
 
-    def __init__(self, path: str | Path, header: Header, resume: bool = False, job: Mapping[str, Any] | None = None):
-        self.path, self.header = Path(path), header
+    def __init__(
+        self,
+        path: str | Path,
+        header: Header,
+        resume: bool = False,
+        job: Mapping[str, Any] | None = None,
+        step: float | None = None,
+    ):
+        self.path, self.header, self.step = Path(path), header, step
+        if step is not None:
+            entropy.check_step(step)
+            entropy.needs_constriction()
         check_writable(self.path)
         facts = header.to_dict() | dict(job or {})
         self._records = records.RecordWriter(partial_path(self.path), facts, record_dtype(header), resume)
@@ -210,7 +233,9 @@ class LatentWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if error is None:
+            if error is None and self.step is not None:
+                compress(LatentVideo.load(partial_path(self.path)), self.path, self.step)
+            elif error is None:
                 found = self._records.read()
                 ticks, cuts = found.timing(self.header.stride)
                 extra = {"ticks": ticks, "cuts": np.array(cuts, np.int64)}
@@ -222,13 +247,39 @@ class LatentWriter:
         self._records.close(keep=error is not None)
 
 
-def _open(path: Path) -> tuple[Any, "records.Records | dict[str, tuple[str, tuple[int, ...]]]"]:
+def compress(
+    video: LatentVideo, out: str | Path, step: float = 1.0, sigma: Sequence[np.ndarray] | None = None, prior: Prior = "fitted"
+) -> CompressedSize:
+    """Latents, finished or growing, to a file of the compressed form.
+
+    Args:
+        step: of the quantiser, in units of sigma.
+        sigma: the posterior's standard deviation of each channel, (C,) for each latent; default its mean over this video, which
+            needs the log-variances.
+        prior: what values are coded by: Gaussians fitted to the means of each channel, or "normal": N(0, 1), far longer.
+
+    Raises:
+        ValueError: no sigma, values too large for the step, or constriction is missing. OSError: `out` cannot be written.
+    """
+    try:
+        compressed.write(Path(out), video.header, lambda: map(video.window, range(video.window_count)), step, sigma, prior)
+    except ValueError as error:
+        raise error if str(video.path) in str(error) else ValueError(f"{video.path}: {error}") from error
+    size = LatentVideo.load(out).size
+    assert size is not None
+    return size
+
+
+def _open(path: Path) -> tuple[Any, "records.Records | Compressed | dict[str, tuple[str, tuple[int, ...]]]"]:
     """The header as it is in the file, and its records, or dtype and shape of each of its tensors."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a {SUFFIX} file that `vidtwin encode` wrote")
     if records.is_records(path):
         found = records.Records(path)
         return found.facts, found
+    if compressed.is_compressed(path):
+        packed = Compressed(path)
+        return packed.facts, packed
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
