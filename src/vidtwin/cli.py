@@ -28,6 +28,7 @@ from vidtwin.inference import decode as writing
 from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
+from vidtwin.inference.entropy import check_step, needs_constriction
 from vidtwin.inference.latent_stream import Header, Identity, LatentStream
 from vidtwin.inference.latent_video import SUFFIX, LatentVideo, is_latent_file
 from vidtwin.inference.onnx_model import OnnxModel, is_exported
@@ -193,6 +194,8 @@ def encode_command(
     out: Output,
     frames: str | None = None,
     logvar: bool = False,
+    compress: bool = False,
+    step: float = 1.0,
     resume: bool = False,
     fit: Fitting = FIT,
     model: Model = TINY,
@@ -206,11 +209,15 @@ def encode_command(
         out: the latent file to write.
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
         logvar: store the posterior's log-variances beside its means.
+        compress: round the means and code them by their entropy: a file of a few bits a value.
+        step: of the rounding with --compress, in units of the posterior's mean standard deviation of a channel; smaller is nearer.
         resume: go on where a run with the same options was stopped.
     """
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: name the latent file {SUFFIX}, as in {out.with_suffix(SUFFIX)}")
     start, stop = parse_frames(frames)
+    if compress:
+        check_compressed(step, logvar)
     check_output(out, input)
     with spooled(input) as path:
         engine, identity = model.load(ENCODER)
@@ -226,11 +233,14 @@ def encode_command(
                 stop=stop,
                 weights=identity,
                 logvar=logvar,
+                step=step if compress else None,
                 resume=resume,
                 progress=progress,
             )
         notes = (*probe(path).notes, *engine.notes)
     print(f"{out}: {video.frames} frames, {len(video.cuts)} shot cuts, {video.window_count} windows of {video.header.tiles} clips")
+    if video.size is not None:
+        print(f"{out}: {video.size}")
     print_notes(notes)
 
 
@@ -490,7 +500,7 @@ def benchmark_command(
         models: presets (random weights), shipped names, checkpoint folders or files.
         dtypes: of weights and activations.
         batches: clips at a time.
-        repeats: calls, fewer where they take over a minute; the median counts.
+        repeats: calls, fewer where they take over half a minute; the median counts.
         train: also training steps, with and without gradient checkpointing.
         compile: compile the models' blocks first.
         video: also say where the time goes when (500 frames of) this video is reconstructed with the first of the models.
@@ -581,6 +591,17 @@ def check_output(out: Path, *inputs: Path) -> None:
     for path in inputs:
         if path.exists() and out.exists() and out.samefile(path):
             raise UsageError(f"{out}: is the input; choose another output")
+
+
+def check_compressed(step: float, logvar: bool) -> None:
+    """Refuse, before any work, what `encode --compress` cannot do."""
+    if logvar:
+        raise UsageError("--logvar: a compressed file holds no log-variances; leave out one of --logvar and --compress")
+    try:
+        check_step(step)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    needs_constriction()
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _describe_latents(path: Path) -> dict[str, str]:
     shapes = ", ".join(str((video.window_count * header.tiles, *shape[1:])) for shape in header.shapes)
     return {
         "file": str(path),
-        "layout": f"latents of {header.source}"
+        "layout": f"{'latents' if video.size is None else 'compressed latents'} of {header.source}"
         + (" with log-variances" if header.logvar else "")
         + ("" if video.complete else ", not finished"),
         "frames": f"{video.frames} at {float(header.fps):g} per second on average, {len(video.cuts)} shot cuts",
@@ -132,6 +132,7 @@ def _describe_latents(path: Path) -> dict[str, str]:
         "geometry": header.geometry.describe(),
         "weights": f"{header.weights}, encoded in {header.precision}",
         "rate": f"{header.config.compression_rate:.4%}",
+        **({} if video.size is None else {"step": f"{video.size.step:g} sigma", "size": str(video.size)}),
     }
 
 
