@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -337,3 +338,22 @@ def test_low_memory_gives_the_same_bytes(run, clip, weights, tmp_path):
         assert files[one].read_bytes() == files[other].read_bytes()
     code, _, _ = run("encode", clip, "-o", files["b.vidtwin"], "--weights", weights, "--low-memory", "--encode-dtype", "bfloat16")
     assert code == 0  # checked against float32 by decoding
+
+
+def test_evaluate_and_compare(run, clip, weights, tmp_path):
+    video, name = clip, str(weights)
+    code, out, err = run("evaluate", video, "--weights", name, "-o", "a.json", "--protocol", "vidtwin-paper", "--controls", "dct")
+    assert (code, err) == (0, "")
+    assert "psnr_dct" in out and "lpips                   not measured: the network is not there; give a folder with" in out
+    record = json.loads(Path("a.json").read_text())
+    assert record["protocol"]["sample_fps"] == 25 and record["protocol"]["weights"] == name
+    code, out, err = run("evaluate", video, "--weights", name, "-o", "b.json", "--sample-fps", 25, "--latents", "sample")
+    assert code == 0
+    code, out, err = run("evaluate", "--compare", "a.json", "b.json")
+    assert code == 0 and "note: latents differs: mean and sample" in out and "psnr " in out
+    assert run("evaluate")[0] == 2
+    code, _, err = run("evaluate", video, "--weights", name, "-o", "c.json", "--i3d", "nothing.pt")
+    assert (
+        code == 1 and err.startswith("vidtwin: error: nothing.pt: no such file; give i3d_torchscript.pt") and err.count("\n") == 1
+    )
+    assert not Path("c.json").exists()

@@ -40,7 +40,7 @@ PRODUCT_SECONDS = 0.2  # that one of them may take: bfloat16 is emulated on some
 INFERENCE = ("encode", "decode", "reconstruct")
 TRAINING = ("train", "train, checkpointing")
 STEPS = INFERENCE + TRAINING
-PATIENCE = 60.0  # seconds of calls after which no further one is begun
+PATIENCE = 30.0  # seconds of calls after which no further one is begun
 
 
 @dataclass(frozen=True)

@@ -483,6 +483,88 @@ def check_data_command(
             partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
 
 
+def evaluate_command(
+    data: Positional[str | None] = None,
+    weights: str = "tiny",
+    out: Output = Path("evaluation.json"),
+    protocol: Literal["vidtwin-paper", "vidtwin-released"] | None = None,
+    sample_fps: float | None = None,
+    tail: Literal["repeat", "drop"] = "repeat",
+    latents: Literal["mean", "sample"] = "mean",
+    seed: int = 0,
+    controls: tuple[Literal["dct", "resize"], ...] = (),
+    lpips: str | None = None,
+    i3d: str | None = None,
+    config: str = "released",
+    workers: int = 1,
+    device: Device = "auto",
+    compare: tuple[Path, Path] | None = None,
+) -> None:
+    """Reconstruct the clips of videos and score them: a table, and a file that another lab can check, clip by clip.
+
+    With --compare A.json B.json: the paired differences of two such files, with bootstrap intervals.
+
+    Args:
+        data: a folder of videos, or a video.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        out: the file to write (.json).
+        protocol: that of the paper (25 frames per second, posterior mean, last frame repeated) or of the released script (a sample
+            of the posterior instead); in place of the next three.
+        sample_fps: frames per second to take; default every frame.
+        tail: last frames that fill no clip: repeat the last one, or drop them.
+        latents: the posterior's mean, or a sample.
+        seed: of samples.
+        controls: also score what arithmetic does with as many values: a 3-D DCT; down- and upsampling.
+        lpips: for LPIPS: a folder with vgg16-397923af.pth and vgg.pth, or a released checkpoint with them.
+        i3d: for FVD and KVD: i3d_torchscript.pt of StyleGAN-V.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
+        workers: processes; the numbers do not depend on it.
+        device: auto is cuda if there is one, else cpu.
+        compare: two files that this command wrote.
+    """
+    if compare is not None:
+        from vidtwin.evaluation.compare import compare as compare_files
+
+        print(compare_files(*compare).table())
+        return
+    if data is None:
+        raise UsageError("vidtwin evaluate: name a folder of videos, or two files with --compare A.json B.json")
+    try:
+        from vidtwin.evaluation.reconstruct import PROTOCOLS, evaluate
+    except ModuleNotFoundError as error:
+        raise UsageError(f"evaluating needs the package {error.name}: pip install 'vidtwin[eval]'") from None
+    from vidtwin.data.sources import find_videos
+    from vidtwin.evaluation.scoring import Networks, Rules
+
+    check_output(out, Path(data))
+    rules = PROTOCOLS[protocol] if protocol else Rules(sample_fps, tail, latents, seed)
+    videos = [Path(data)] if Path(data).is_file() else find_videos(data)
+    with tqdm(total=2 * len(videos), unit="video", leave=False, disable=None) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.n = done
+            shown.refresh()
+
+        result = evaluate(
+            load_weights(weights, config),
+            videos,
+            tail=rules.tail,
+            latents=rules.latents,
+            seed=seed,
+            device=device_of(device),
+            sample_fps=rules.sample_fps,
+            controls=controls,
+            networks=Networks(lpips, i3d),
+            weights=weights,
+            workers=workers,
+            progress=progress,
+        )
+    with atomic_output(out) as partial:
+        partial.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
+    print(result.table())
+    print(f"{'written':24}{out}")
+
+
 def benchmark_command(
     models: Positional[tuple[str, ...]] = ("tiny",),
     dtypes: tuple[Dtype, ...] = ("float32",),
@@ -552,6 +634,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export_command,
     "train": train_command,
     "check-data": check_data_command,
+    "evaluate": evaluate_command,
     "benchmark": benchmark_command,
 }
 

@@ -1,27 +1,31 @@
-"""The reconstruction protocol, end to end with a tiny untrained model on generated videos, and the benchmark script."""
+"""The reconstruction protocol, end to end with a tiny untrained model on generated videos."""
 
 import dataclasses
-import importlib.util
+import hashlib
 import json
 import math
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from vidtwin import Latents, VidTwin, VidTwinConfig
+from vidtwin.evaluation.controls import dct_control, default_boxes
+from vidtwin.evaluation.fvd import frechet_distance
 from vidtwin.evaluation.metrics import clip_psnr, unit_range
 from vidtwin.evaluation.reconstruct import evaluate, evaluation_clips
 from vidtwin.evaluation.results import Scores, list_hash, mean_scores
+from vidtwin.evaluation.scoring import Networks
+from vidtwin.losses.lpips import LPIPS
 from vidtwin.video.clips import Geometry, to_clip
 from vidtwin.video.encoding import Encoding
 from vidtwin.video.read import read_video
 from vidtwin.video.write import VideoWriter
 
-QUALITY = Path(__file__).parents[2] / "benchmarks" / "quality.py"
 SIZE = (4, 32, 32)
 
 
@@ -227,43 +231,89 @@ def test_bad_requests_are_refused(model, folder):
 
 
 def test_the_mean_counts_clips():
-    one, two = (Scores(1, psnr, 0.5, 1, 2, 3, 4) for psnr in (20.0, 30.0))
-    assert mean_scores([one, two, two]) == Scores(3, pytest.approx(80 / 3), 0.5, 1, 2, 3, 4)
+    one, two = (Scores(1, psnr, 0.5, 1, 2, 3, 4, 5, 6, lpips=lpips) for psnr, lpips in ((20.0, None), (30.0, 0.2)))
+    assert mean_scores([one, two, two]) == Scores(3, pytest.approx(80 / 3), 0.5, 1, 2, 3, 4, 5, 6)
+    assert mean_scores([two]).lpips == 0.2 and "lpips" not in one.metrics()
 
 
-def _quality() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quality", QUALITY)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_every_clip_is_in_the_file(model, folder):
+    result = evaluate(model, _videos(folder), controls=("dct", "resize"))
+    record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert [(clip["video"], clip["first_frame"]) for clip in record["clips"]] == [
+        ("a.mp4", 0),
+        ("a.mp4", 4),
+        ("a.mp4", 8),
+        ("b.mp4", 0),
+    ]
+    first = next(evaluation_clips(folder / "a.mp4", *SIZE))
+    assert record["clips"][0]["sha256"] == hashlib.sha256(first.numpy().tobytes()).hexdigest()
+    assert record["overall"]["psnr"] == pytest.approx(np.mean([clip["psnr"] for clip in record["clips"]]), abs=1e-6)
+    interval = record["intervals"]["psnr"]
+    assert interval["low"] <= interval["mean"] == record["overall"]["psnr"] <= interval["high"]
+    with torch.no_grad():
+        posterior = model.posterior(first[None])
+    assert record["clips"][0]["kl_structure"] == pytest.approx(posterior.kl_parts()["structure"].item() / math.log(2), rel=1e-5)
+    boxes = default_boxes(model.config.latent_values, SIZE)
+    expected = clip_psnr(dct_control(unit_range(first), boxes) * 2 - 1, first)
+    assert record["clips"][0]["psnr_dct"] == pytest.approx(expected, abs=1e-5)
+    assert record["overall"]["psnr_resize"] > 10
+    assert record["missing"]["ms_ssim"] == "needs frames with sides above 160 pixels"
+    assert "vgg16-397923af.pth" in record["missing"]["lpips"] and "i3d_torchscript.pt" in record["missing"]["fvd"]
 
 
-def test_the_benchmark_prints_a_table_and_writes_json(model, folder, tmp_path, capsys):
-    model.save_pretrained(tmp_path / "weights")
-    out = tmp_path / "results.json"
-    common = [str(folder), "--weights", str(tmp_path / "weights"), "--device", "cpu", "--out", str(out)]
-    code = _quality().main([*common, "--train-folder", str(folder)])
-    printed = capsys.readouterr().out
-    record = json.loads(out.read_text())
-    assert code == 1  # untrained: below the bars
-    assert printed.count("FAIL") == sum(not bar["met"] for bar in record["bars"]) >= 1
-    assert all(name in printed for name in ("a.mp4", "b.mp4", "mean over clips"))
-    assert record["controls"]["dct"]["values"] <= model.config.latent_values
-    assert record["controls"]["psnr"]["overall"]["dct"] > record["overall"]["psnr"]
-    assert record["protocol"]["clips"] == 4
+def test_runs_and_processes_give_the_same_file(model, folder):
+    records = [evaluate(model, _videos(folder), latents="sample", workers=workers).to_dict() for workers in (1, 1, 2)]
+    assert [record.pop("run")["processes"] for record in records] == [1, 1, 2]
+    assert records[0] == records[1] == records[2]
+    with pytest.raises(ValueError, match="--workers 0: give at least 1"):
+        evaluate(model, _videos(folder), workers=0)
 
 
-def test_the_benchmark_has_built_in_boxes_and_names_bad_arguments(model, folder, tmp_path, capsys):
-    model.save_pretrained(tmp_path / "weights")
-    common = [str(folder), "--weights", str(tmp_path / "weights"), "--device", "cpu", "--tail", "drop"]
-    quality = _quality()
-    quality.main([*common, "--out", str(tmp_path / "results.json")])
-    assert json.loads((tmp_path / "results.json").read_text())["controls"]["dct"]["chosen"] == "built in"
-    capsys.readouterr()
-    assert quality.main([*common, "--out", str(tmp_path / "nowhere" / "results.json")]) == 1
-    assert "nowhere" in capsys.readouterr().err
-    for arguments in ([str(tmp_path / "weights"), "--out", "x.json"], [*common, "--out", "x", "--train-videos", "0"]):
-        with pytest.raises(SystemExit) as exit_:
-            quality.main(arguments)
-        assert exit_.value.code == 2
+def test_processes_note_what_cannot_be_read(model, folder, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    one, two = (evaluate(model, [broken, *_videos(folder)], workers=workers) for workers in (1, 2))
+    assert one.failures == two.failures and len(one.failures) == 1 and one.overall == two.overall
+
+
+class _Features(nn.Module):
+    """Of the I3D's interface."""
+
+    def forward(self, x: torch.Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False) -> torch.Tensor:
+        return x.mean(dim=(3, 4)).flatten(1)
+
+
+def test_metrics_with_networks(tmp_path):
+    torch.manual_seed(0)
+    config = VidTwinConfig(
+        frames=10, height=32, width=32, patch=8, hidden=32, depth=1, heads=2, num_queries=2, query_dim=16,
+        query_heads=2, query_layers=1, query_mlp=32, structure_width=16, structure_channels=4, dynamics_channels=4,
+    )  # fmt: skip
+    torch.jit.script(_Features()).save(tmp_path / "i3d.pt")
+    lpips = LPIPS((4, 4, 4, 4, 4))
+    save_file(lpips.state_dict(), tmp_path / "lpips.safetensors")
+    networks = Networks(
+        lpips=str(tmp_path / "lpips.safetensors"),
+        i3d=str(tmp_path / "i3d.pt"),
+        i3d_sha256=hashlib.sha256((tmp_path / "i3d.pt").read_bytes()).hexdigest(),
+    )
+    videos, model = [_write(tmp_path / "a.mp4", frames=60, seed=1)], VidTwin(config).eval()
+    one, two = (evaluate(model, videos, networks=networks, workers=workers) for workers in (1, 2))
+    assert one.distances == two.distances and one.distances["clips"] == 6
+    assert one.distances["fvd"] > one.distances["fvd_of_real_halves"] > 0
+    clips = torch.stack(list(evaluation_clips(videos[0], 10, 32, 32)))
+    with torch.no_grad():
+        decoded = model.decode(model.encode(clips))
+        features = [((x.clamp(-1, 1) + 1) * 127.5).mean(dim=(3, 4)).flatten(1).double().numpy() for x in (clips, decoded)]
+        frames = [x.clamp(-1, 1).transpose(1, 2).flatten(0, 1) for x in (clips, decoded)]
+        expected = lpips(*frames).mean().item()
+    assert one.distances["fvd"] == pytest.approx(frechet_distance(*features), rel=1e-3)
+    assert one.overall.lpips == pytest.approx(expected, rel=1e-4)
+    assert set(one.missing) == {"ms_ssim"}
+    assert set(evaluate(model, videos, networks=networks, tail="drop", sample_fps=3).missing) == {
+        "ms_ssim",
+        "fvd",
+        "kvd",
+    }  # 2 clips
+    with pytest.raises(ValueError, match="so it was not run"):
+        evaluate(model, videos, networks=Networks(i3d=networks.i3d))

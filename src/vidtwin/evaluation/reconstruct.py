@@ -1,81 +1,39 @@
-"""How well a model reconstructs videos, by the protocol of the released evaluation, and what each latent adds.
+"""How well a model reconstructs videos, by the protocol of the released evaluation, and what each latent adds."""
 
-B batch; F frames per clip; h, w height and width in pixels. Clips are in [-1, 1], scores are taken in [0, 1].
-"""
-
-import dataclasses
 import datetime
-import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidtwin.checkpoint import weights_hash
-from vidtwin.evaluation.metrics import clip_psnr, clip_ssim
-from vidtwin.evaluation.results import Result, Scores, list_hash, mean_scores
+from vidtwin.evaluation.fvd import I3D_REMEDY, frechet_distance, kernel_distance, real_floor
+from vidtwin.evaluation.results import Result, list_hash
+from vidtwin.evaluation.scoring import Code, Control, LatentChoice, Networks, Rules, Scored, Scorer, Tail, evaluation_clips
+from vidtwin.evaluation.workers import Workers
+from vidtwin.losses.lpips import REMEDY as LPIPS_REMEDY
+from vidtwin.losses.ms_ssim import TOO_SMALL
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.version import __version__
-from vidtwin.video.clips import Geometry, chunks, frame_interval, pad_tail, to_clip
-from vidtwin.video.read import iter_frames, probe
 
-Tail = Literal["repeat", "drop"]
-LatentChoice = Literal["mean", "sample"]
+__all__ = ["PROTOCOLS", "StrPath", "evaluate", "evaluation_clips", "video_names"]
+
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
 
-
-def evaluation_clips(
-    path: StrPath,
-    frames: int,
-    height: int,
-    width: int,
-    sample_fps: float | None = None,
-    tail: Tail = "repeat",
-) -> Iterator[torch.Tensor]:
-    """The clips of a video that the released evaluation scores: consecutive, not overlapping.
-
-    Every interval-th frame is taken from the first on, interval = max(1, round(native rate / sample_fps)); the shorter
-    side is resized (bilinear, antialiased) and the centre cropped. Example: 40 frames, clips of 16, interval 1 ->
-    frames 0-15, 16-31, and 32-39 with frame 39 repeated 8 times ("repeat") or not at all ("drop").
-
-    Args:
-        path: a video file.
-        frames, height, width: size of a clip, that of the model's config.
-        sample_fps: frames per second to sample at; None takes every frame.
-        tail: what happens to the frames left over at the end. A repeated frame is easy and flatters PSNR.
-
-    Yields:
-        float32 (3, F, h, w) in [-1, 1], one clip at a time; the video is decoded as they are asked for.
-
-    Raises:
-        ValueError: an unknown tail rule, a sample rate that is not positive, or what `vidtwin.video` raises for a file
-            that is not a readable video.
-        OSError: the file cannot be opened.
-    """
-    _check_rules(tail, sample_fps)
-    interval = 1 if sample_fps is None else frame_interval(probe(path).fps, sample_fps)
-
-    for chunk in chunks(islice(iter_frames(path), 0, None, interval), frames):
-        if len(chunk) == frames or tail == "repeat":
-            images = pad_tail(np.stack([frame.image for frame in chunk]), frames)
-            yield to_clip(images, Geometry.plan("crop", images.shape[1:3], (height, width)))
+# The released script samples the posterior, the paper takes its mean; both see 25 frames a second and repeat a last frame.
+PROTOCOLS: dict[str, Rules] = {
+    "vidtwin-released": Rules(sample_fps=25.0, tail="repeat", latents="sample"),
+    "vidtwin-paper": Rules(sample_fps=25.0, tail="repeat", latents="mean"),
+}
 
 
-def _check_rules(tail: str, sample_fps: float | None) -> None:
-    if tail not in ("repeat", "drop"):
-        raise ValueError(f"tail={tail!r}: choose 'repeat' or 'drop'")
-    if sample_fps is not None and not (math.isfinite(sample_fps) and sample_fps > 0):
-        raise ValueError(f"sample_fps={sample_fps!r}: must be a positive number of frames per second, or None for all")
-
-
-@torch.inference_mode()
 def evaluate(
     model: VidTwin,
     paths: Sequence[StrPath],
@@ -85,7 +43,10 @@ def evaluate(
     seed: int = 0,
     device: str | torch.device | None = None,
     sample_fps: float | None = None,
+    controls: Sequence[Control] = (),
+    networks: Networks | None = None,
     weights: str = "unnamed",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Result:
     """Reconstruct every clip of the videos and score the full decoding and each branch's share of it.
@@ -97,135 +58,127 @@ def evaluate(
     Args:
         model: a VidTwin; left in evaluation mode or not, as it was.
         paths: the videos.
-        tail, sample_fps: see `evaluation_clips`.
-        latents: the posterior's mean (as in the paper) or a sample of it (as in the released script).
-        seed: of the noise for samples, drawn on the CPU, clip after clip.
+        tail, sample_fps, latents, seed, controls: as in `Rules`; `PROTOCOLS` has those of the released script and the paper.
         device: moves the model there first; None leaves it where it is.
+        networks: for LPIPS, FVD and KVD; without them they are `missing`.
         weights: name of the weights for the protocol.
+        workers: processes; the numbers do not depend on it.
         progress: called with (done, total) after each video of each of the two passes; total is twice the videos.
 
     Raises:
-        ValueError: an unknown choice, no videos, one listed twice, or none that gives a clip.
+        ValueError: an unknown choice, no videos, one listed twice, or none that gives a clip; networks that are not what they
+            must be. OSError: files of networks are not there.
     """
-    if latents not in ("mean", "sample"):
-        raise ValueError(f"latents={latents!r}: choose 'mean' or 'sample'")
-    _check_rules(tail, sample_fps)
-    videos = video_names(paths)
+    rules = Rules(sample_fps, tail, latents, seed, tuple(controls))
+    videos, networks, begun = video_names(paths), networks or Networks(), time.perf_counter()
     if device is not None:
         model = model.to(device)
-    was_training = model.training
-    model.eval()
+    was_training, failures, passed = model.training, {}, 0
+
+    def advance() -> None:
+        nonlocal passed
+        passed += 1
+        if progress is not None:
+            progress(passed, 2 * len(videos))
+
     try:
-        run = _Run(model, videos, tail, sample_fps, progress)
-        codes = run.encode(torch.Generator().manual_seed(seed) if latents == "sample" else None)
-        if not codes:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(run.failures.items())[:3])
-            raise ValueError(f"none of {len(videos)} videos gave a clip ({reasons}); check the files or tail={tail!r}")
-        scored = run.score(codes)
+        with Workers(model, rules, networks, workers) as pool:
+            codes: dict[str, list[Code]] = {}
+            for name, found in pool.each(Scorer.encode, [(name, path, ()) for name, path in videos.items()]):
+                if isinstance(found, str):
+                    failures[name] = found
+                elif found:
+                    codes[name] = found
+                else:
+                    failures[name] = f"gives fewer than {model.config.frames} frames, dropped as a tail"
+                advance()
+            if not codes:
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:3])
+                raise ValueError(f"none of {len(videos)} videos gave a clip ({reasons}); check the files or tail={tail!r}")
+            mean = Latents.cat([code.mean for clips in codes.values() for code in clips])
+            mean = mean.map(lambda tensor: tensor.double().mean(dim=0, keepdim=True))
+            scored: list[Scored] = []
+            for name, result in pool.each(Scorer.score, [(name, videos[name], (clips, mean)) for name, clips in codes.items()]):
+                if isinstance(result, str):
+                    raise ValueError(f"{name}: could be read once and then not: {result}")
+                scored += result
+                advance()
     finally:
         model.train(was_training)
-    overall = mean_scores([scores for clips in scored.values() for scores in clips])
-    parameter = next(model.parameters())
-    protocol = {
-        "weights": weights,
-        "weights_sha256": weights_hash(model),
-        "model": model.config.to_dict(),
-        "list_sha256": list_hash([videos[name] for name in codes]),
-        "videos": len(codes),
-        "clips": overall.clips,
-        "frames": overall.clips * model.config.frames,
-        "sample_fps": "native" if sample_fps is None else sample_fps,
-        "resize": f"shorter side, bilinear with antialias, centre crop {model.config.height}x{model.config.width}",
-        "range": "clamped to [-1, 1], scored in [0, 1], not rounded to 8 bits",
-        "mean": "over frames, then clips",
-        "tail": tail,
-        "latents": latents,
-        "seed": seed if latents == "sample" else None,
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": str(parameter.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    seconds = time.perf_counter() - begun
+    frames, config, parameter = len(scored) * model.config.frames, model.config, next(model.parameters())
+    return Result(
+        protocol={
+            "weights": weights,
+            "weights_sha256": weights_hash(model),
+            "model": config.to_dict(),
+            "latent_values": config.latent_values,
+            "compression_rate": config.compression_rate,
+            "list_sha256": list_hash([videos[name] for name in codes]),
+            "videos": len(codes),
+            "clips": len(scored),
+            "frames": frames,
+            "sample_fps": "native" if sample_fps is None else sample_fps,
+            "resize": f"shorter side, bilinear with antialias, centre crop {config.height}x{config.width}",
+            "range": "clamped to [-1, 1], scored in [0, 1], not rounded to 8 bits",
+            "mean": "over frames, then clips",
+            "tail": tail,
+            "latents": latents,
+            "seed": seed if latents == "sample" else None,
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "device": str(parameter.device),
+            "i3d_sha256": networks.i3d_sha256 if networks.i3d else None,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
+        },
+        clips=tuple(item.clip for item in scored),
+        distances=_distances(scored, seed),
+        failures=failures,
+        missing=_missing(model, networks, len(scored)),
+        run={
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 1),
+            "frames_per_second": round(frames / seconds, 1),
+            "processes": workers,
+        },
+    )
+
+
+def _distances(scored: list[Scored], seed: int) -> dict[str, float]:
+    """FVD and KVD of decoded against real clips, beside those of two halves of the real ones."""
+    pairs = [(item.features, item.features_decoded) for item in scored if item.features is not None]
+    if len(pairs) < 4:
+        return {}
+    real, decoded = (np.stack(features) for features in zip(*pairs, strict=True))
+    floor = real_floor(real, seed)
+    return {
+        "fvd": frechet_distance(real, decoded),
+        "kvd": kernel_distance(real, decoded),
+        "clips": len(real),
+        "fvd_of_real_halves": floor[0],
+        "kvd_of_real_halves": floor[1],
     }
-    return Result(protocol, {name: mean_scores(clips) for name, clips in scored.items()}, overall, run.failures)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Code:
-    """What is kept of a clip between the passes, on the CPU: the latents to decode and the posterior's mean."""
-
-    used: Latents
-    mean: Latents
-
-
-class _Run:
-    """The two passes of `evaluate` over the videos, given as name -> path."""
-
-    def __init__(self, model: VidTwin, videos: dict[str, Path], tail: Tail, sample_fps: float | None, progress: Progress | None):
-        self.model, self.videos, self.tail, self.sample_fps = model, videos, tail, sample_fps
-        self.progress, self.passed = progress, 0
-        self.failures: dict[str, str] = {}
-        parameter = next(model.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
-
-    def encode(self, generator: torch.Generator | None) -> dict[str, list[_Code]]:
-        """First pass: the latents of every clip of every video that can be read to its end."""
-        codes = {}
-        for name in self.videos:
-            clips = []
-            for x in self._clips(name):
-                posterior = self.model.posterior(x)
-                used = posterior.mean if generator is None else posterior.sample(generator)
-                clips.append(_Code(used.to("cpu"), posterior.mean.to("cpu")))
-            if clips and name not in self.failures:
-                codes[name] = clips
-            elif not clips:
-                self.failures.setdefault(name, f"gives fewer than {self.model.config.frames} frames, dropped as a tail")
-            self._advance()
-        return codes
-
-    def score(self, codes: dict[str, list[_Code]]) -> dict[str, list[Scores]]:
-        """Second pass: decode and compare with the video."""
-        means = Latents.cat([code.mean for clips in codes.values() for code in clips])
-        mean = means.map(lambda tensor: tensor.double().mean(dim=0, keepdim=True)).to(self.dtype).to(self.device)
-        scored = {}
-        for name in self.videos:
-            if name in codes:
-                pairs = zip(self._clips(name), codes[name], strict=True)
-                scored[name] = [self._clip_scores(x, code.used.to(self.device), mean) for x, code in pairs]
-            self._advance()
-        return scored
-
-    def _advance(self) -> None:
-        self.passed += 1
-        if self.progress is not None:
-            self.progress(self.passed, 2 * len(self.videos))
-
-    def _clips(self, name: str) -> Iterator[torch.Tensor]:
-        """The clips (1, 3, F, h, w) of a video; an unreadable one ends early and is noted in `failures`."""
-        path, config = self.videos[name], self.model.config
-        try:
-            for clip in evaluation_clips(path, config.frames, config.height, config.width, self.sample_fps, self.tail):
-                yield clip[None].to(self.device, self.dtype)
-        except (OSError, ValueError) as error:
-            self.failures[name] = str(error).replace(str(path), name)
-
-    def _clip_scores(self, x: torch.Tensor, code: Latents, mean: Latents) -> Scores:
-        """Of one clip (1, 3, F, h, w)."""
-        decode = self.model.decode
-        full, x = decode(code)[0], x[0]
-        return Scores(
-            clips=1,
-            psnr=clip_psnr(full, x),
-            ssim=clip_ssim(full, x),
-            psnr_structure_at_mean=clip_psnr(decode(dataclasses.replace(code, structure=mean.structure))[0], x),
-            psnr_dynamics_at_mean=clip_psnr(decode(dataclasses.replace(mean, structure=code.structure))[0], x),
-            psnr_structure_only=clip_psnr(decode(code, only="structure")[0], x),
-            psnr_dynamics_only=clip_psnr(decode(code, only="dynamics")[0], x),
-        )
+def _missing(model: VidTwin, networks: Networks, clips: int) -> dict[str, str]:
+    """Metrics that were not measured, and what they need."""
+    missing: dict[str, Any] = {}
+    if min(model.config.height, model.config.width) <= TOO_SMALL:
+        missing["ms_ssim"] = f"needs frames with sides above {TOO_SMALL} pixels"
+    if networks.lpips is None:
+        missing["lpips"] = f"the network is not there; {LPIPS_REMEDY.partition(';')[0]}"
+    if networks.i3d is None:
+        missing["fvd"] = missing["kvd"] = f"the network is not there; {I3D_REMEDY}"
+    elif clips < 4:
+        missing["fvd"] = missing["kvd"] = f"needs at least 4 clips, got {clips}"
+    return missing
 
 
 def video_names(paths: Sequence[StrPath]) -> dict[str, Path]:
-    """Short names for the videos: their paths below the folder that all have in common."""
+    """Short names for the videos: their paths below the folder that all have in common.
+
+    Raises:
+        ValueError: none, or one twice.
+    """
     if not paths:
         raise ValueError("no videos to evaluate; give at least one path")
     files = [Path(path).absolute() for path in paths]

@@ -1,13 +1,18 @@
-"""The scores of an evaluation, with the protocol they were taken by, and the hash that identifies the data."""
+"""The scores of an evaluation, clip by clip, with the protocol they were taken by, and the hash that identifies the data."""
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
+
+DIGITS = 6  # of every number in a file: what is beyond is rounding, and differs between machines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +21,12 @@ class Scores:
 
     Attributes:
         clips: how many clips the means are taken over.
-        psnr, ssim: of the full decoding.
+        psnr, ssim: of the full decoding. ms_ssim, lpips: the same; None where they were not measured.
         psnr_structure_at_mean: of the decoding in which z_S is replaced by its mean over all evaluated clips.
         psnr_dynamics_at_mean: the same for both halves of z_D.
         psnr_structure_only, psnr_dynamics_only: of the decodings of one branch's feature alone, u_S or u_D.
+        kl_structure, kl_dynamics: KL(q || N(0, 1)) in bits of a clip: what the latents cost with ideal coding of samples.
+        psnr_dct, psnr_resize: of the controls with as many values a clip; None where they were not asked for.
     """
 
     clips: int
@@ -29,6 +36,12 @@ class Scores:
     psnr_dynamics_at_mean: float
     psnr_structure_only: float
     psnr_dynamics_only: float
+    kl_structure: float
+    kl_dynamics: float
+    ms_ssim: float | None = None
+    lpips: float | None = None
+    psnr_dct: float | None = None
+    psnr_resize: float | None = None
 
     @property
     def lost_without_structure(self) -> float:
@@ -40,35 +53,113 @@ class Scores:
         """PSNR in dB that is lost when z_D says nothing about the clip."""
         return self.psnr - self.psnr_dynamics_at_mean
 
+    def metrics(self) -> dict[str, float]:
+        """What was measured, by name."""
+        lost = {name: getattr(self, name) for name in ("lost_without_structure", "lost_without_dynamics")}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name != "clips" and value is not None}
+        return values | lost
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip: its video, the number of its first frame there, SHA-256 of what was fitted to the model (float32), its scores."""
+
+    video: str
+    first_frame: int
+    sha256: str
+    scores: Scores
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Scores of every video and of all clips, with the protocol they were taken by.
+    """Scores of every clip, with the protocol they were taken by.
 
     Attributes:
         protocol: what is needed to take the numbers again: model, weights, data, clip rules, dtype, device, versions.
-        videos: scores by the video's name (its path below the folder that all have in common), in the order given.
-        overall: scores over all clips (not over videos: a long video counts more).
+        clips: in the order of the videos given.
+        distances: FVD and KVD of all clips, with their number and floor; empty if not measured.
         failures: the names of videos that gave no clips, with the reason.
+        missing: metrics that were not measured, with what is missing.
+        run: date, seconds and processes, which the same numbers may differ in.
     """
 
     protocol: dict[str, Any]
-    videos: dict[str, Scores]
-    overall: Scores
+    clips: tuple[Clip, ...]
+    distances: dict[str, float]
     failures: dict[str, str]
+    missing: dict[str, str]
+    run: dict[str, Any]
+
+    @cached_property
+    def videos(self) -> dict[str, Scores]:
+        """Scores by the video's name: its path below the folder that all have in common."""
+        names = dict.fromkeys(clip.video for clip in self.clips)
+        return {name: mean_scores([clip.scores for clip in self.clips if clip.video == name]) for name in names}
+
+    @cached_property
+    def overall(self) -> Scores:
+        """Over all clips (not over videos: a long video counts more)."""
+        return mean_scores([clip.scores for clip in self.clips])
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Mean and 95 % bootstrap interval of each metric; videos are drawn, with all their clips."""
+        videos, rows = [clip.video for clip in self.clips], [clip.scores.metrics() for clip in self.clips]
+        return {name: bootstrap_mean([row[name] for row in rows], videos) for name in self.overall.metrics()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, safe for JSON."""
-        videos = {name: _scores_to_dict(scores) for name, scores in self.videos.items()}
-        overall = _scores_to_dict(self.overall)
-        return {"protocol": self.protocol, "overall": overall, "videos": videos, "failures": self.failures}
+        """Plain values, safe for JSON, numbers to `DIGITS`. All but `run` is the same for the same work."""
+        return {
+            "protocol": self.protocol,
+            "overall": {"clips": self.overall.clips} | rounded(self.overall.metrics()),
+            "intervals": {name: rounded(interval._asdict()) for name, interval in self.intervals.items()},
+            "distances": rounded(self.distances),
+            "missing": self.missing,
+            "videos": {name: {"clips": scores.clips} | rounded(scores.metrics()) for name, scores in self.videos.items()},
+            "failures": self.failures,
+            "clips": [
+                {"video": clip.video, "first_frame": clip.first_frame, "sha256": clip.sha256} | rounded(clip.scores.metrics())
+                for clip in self.clips
+            ],
+            "run": self.run,
+        }
+
+    def table(self) -> str:
+        """For people: each metric with its interval, and by what protocol."""
+        lines = [f"{'':24}{'mean':>10}{'95 % interval':>24}"]
+        for name, (mean, low, high) in self.intervals.items():
+            lines.append(f"{name:24}{mean:10.4f}{f'{low:.4f} to {high:.4f}':>24}{unit(name)}")
+        if self.distances:
+            for name in ("fvd", "kvd"):
+                floor = f"{self.distances[f'{name}_of_real_halves']:.4f} between halves of the real ones"
+                lines.append(f"{name:24}{self.distances[name]:10.4f}  of {self.distances['clips']} clips; {floor}")
+        lines += [f"{name:24}not measured: {reason}" for name, reason in self.missing.items()]
+        lines += [f"{'failed':24}{name}: {reason}" for name, reason in self.failures.items()]
+        p, run = self.protocol, self.run
+        kind = f"{p['clips']} clips of {p['model']['frames']} frames from {p['videos']} videos, rate {p['sample_fps']}"
+        lines.append(f"{'protocol':24}{kind}, tail {p['tail']}, latents {p['latents']}, {p['dtype']} on {p['device']}")
+        lines.append(f"{'values':24}{p['latent_values']} a clip, {p['compression_rate']:.4%} of the pixels' values")
+        lines.append(f"{'speed':24}{run['frames_per_second']} frames per second, all metrics included; {run['seconds']} s")
+        return "\n".join(lines)
 
 
-def mean_scores(scores: list[Scores]) -> Scores:
-    """The mean of the scores of single clips (at least one)."""
-    names = [field.name for field in dataclasses.fields(Scores) if field.name != "clips"]
-    means = {name: float(np.mean([getattr(score, name) for score in scores])) for name in names}
-    return Scores(clips=len(scores), **means)
+def unit(name: str) -> str:
+    """Of a metric."""
+    return "  dB" if name.startswith(("psnr", "lost")) else "  bits a clip" if name.startswith("kl") else ""
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """Each to `DIGITS` digits behind the point; whole numbers stay as they are."""
+    return {name: value if isinstance(value, int) else round(value, DIGITS) for name, value in values.items()}
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """The mean of the scores of single clips (at least one); None where a clip has none."""
+    means: dict[str, Any] = {}
+    for field in dataclasses.fields(Scores):
+        values = [getattr(score, field.name) for score in scores]
+        means[field.name] = None if None in values else float(np.mean(values))
+    return Scores(**means | {"clips": len(scores)})
 
 
 def list_hash(paths: Sequence[str | os.PathLike[str]]) -> str:
@@ -77,8 +168,3 @@ def list_hash(paths: Sequence[str | os.PathLike[str]]) -> str:
     for path in map(Path, paths):
         digest.update(f"{path.name}\t{path.stat().st_size}\n".encode())
     return digest.hexdigest()
-
-
-def _scores_to_dict(scores: Scores) -> dict[str, float]:
-    lost = {name: getattr(scores, name) for name in ("lost_without_structure", "lost_without_dynamics")}
-    return dataclasses.asdict(scores) | lost

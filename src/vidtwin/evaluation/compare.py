@@ -1,0 +1,83 @@
+"""Two evaluations of the same clips: what differs, clip by clip, and how far the difference can be trusted."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
+
+SAME = ("list_sha256", "sample_fps", "tail", "latents", "resize", "range", "mean", "dtype")  # what two protocols should share
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B less A.
+
+    Attributes:
+        names: of the weights of A and B. clips: how many both have.
+        differences: of each metric that both have, the mean over clips of B - A and its 95 % interval (videos are drawn).
+        protocol: fields in which the two protocols differ, with both values.
+        left_out: clips that only one of them has.
+    """
+
+    names: tuple[str, str]
+    clips: int
+    differences: dict[str, Interval]
+    protocol: dict[str, tuple[Any, Any]]
+    left_out: int
+
+    def table(self) -> str:
+        """As aligned lines."""
+        first, second = self.names
+        lines = [f"{second} less {first}, {self.clips} clips of both", f"{'':24}{'mean':>10}{'95 % interval':>24}"]
+        for name, (mean, low, high) in self.differences.items():
+            sure = "" if low <= 0 <= high else "  differs"
+            lines.append(f"{name:24}{mean:+10.4f}{f'{low:+.4f} to {high:+.4f}':>24}{sure}")
+        lines += [f"note: {name} differs: {a} and {b}" for name, (a, b) in self.protocol.items()]
+        if self.left_out:
+            lines.append(f"note: {self.left_out} clips are in one of them only, and left out")
+        return "\n".join(lines)
+
+
+def compare(a: str | Path, b: str | Path) -> Comparison:
+    """Paired differences of two files that `Result.to_dict` was written to; clips are the same if their pixels are.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not such a file, or no clip in common.
+    """
+    first, second = _read(Path(a)), _read(Path(b))
+    rows = [{_key(clip): clip for clip in record["clips"]} for record in (first, second)]
+    shared = [key for key in rows[0] if key in rows[1]]
+    if not shared:
+        raise ValueError(f"{a} and {b}: have no clip in common; evaluate the same videos by the same protocol")
+    pairs = [(rows[0][key], rows[1][key]) for key in shared]
+    metrics = [name for name, value in pairs[0][0].items() if isinstance(value, float) and name in pairs[0][1]]
+    videos = [video for video, _, _ in shared]
+    differences = {name: bootstrap_mean([y[name] - x[name] for x, y in pairs], videos) for name in metrics}
+    protocols = first["protocol"], second["protocol"]
+    differing = {name: tuple(p.get(name) for p in protocols) for name in SAME if protocols[0].get(name) != protocols[1].get(name)}
+    names = tuple(f"{p['weights']} ({p['weights_sha256'][:8]})" for p in protocols)
+    return Comparison(
+        names=(names[0], names[1]),
+        clips=len(shared),
+        differences=differences,
+        protocol={name: (x, y) for name, (x, y) in differing.items()},
+        left_out=len(rows[0].keys() ^ rows[1].keys()),
+    )
+
+
+def _key(clip: dict[str, Any]) -> tuple[str, int, str]:
+    return clip["video"], clip["first_frame"], clip["sha256"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate VIDEOS -o FILE.json` writes one")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        if not all(_key(clip) for clip in record["clips"]) or not str(record["protocol"]["weights_sha256"]):
+            raise ValueError("no clips")
+    except (KeyError, TypeError, ValueError, RecursionError, UnicodeDecodeError):
+        raise ValueError(f"{path}: not a file that `vidtwin evaluate` wrote; give one of those") from None
+    return record

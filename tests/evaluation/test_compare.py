@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from vidtwin.evaluation.compare import compare
+
+
+def record(psnr, weights="a", sha="s", **protocol):
+    clips = [
+        {"video": f"{video}.mp4", "first_frame": 16 * number, "sha256": f"{sha}{number}", "psnr": value, "ssim": 0.5}
+        for video, values in psnr.items()
+        for number, value in enumerate(values)
+    ]
+    return {"protocol": {"weights": weights, "weights_sha256": weights * 64, "tail": "repeat"} | protocol, "clips": clips}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, values):
+        path = tmp_path / name
+        path.write_text(values if isinstance(values, str) else json.dumps(values))
+        return path
+
+    return write
+
+
+def test_differences_are_paired(write):
+    a = write("a.json", record({"x": [20.0, 30.0], "y": [10.0]}))
+    b = write("b.json", record({"x": [21.0, 31.0], "y": [11.5]}, "b"))
+    found = compare(a, b)
+    assert found.clips == 3 and found.left_out == 0 and found.protocol == {}
+    assert found.differences["psnr"].mean == pytest.approx(3.5 / 3)
+    assert (
+        found.differences["psnr"].low == 1.0 and found.differences["psnr"].high == 1.5
+    )  # though the clips themselves differ by 20
+    assert found.differences["ssim"] == (0, 0, 0)
+    lines = found.table().splitlines()
+    assert lines[0] == "b (bbbbbbbb) less a (aaaaaaaa), 3 clips of both"
+    assert lines[2].endswith("differs") and not lines[3].endswith("differs")
+
+
+def test_what_cannot_be_paired_is_said(write):
+    a = write("a.json", record({"x": [20.0, 30.0]}))
+    b = write("b.json", record({"x": [21.0]}, tail="drop"))
+    found = compare(a, b)
+    assert (found.clips, found.left_out, found.protocol) == (1, 1, {"tail": ("repeat", "drop")})
+    assert "note: tail differs: repeat and drop" in found.table() and "1 clips are in one of them only" in found.table()
+    with pytest.raises(ValueError, match="have no clip in common; evaluate the same videos"):
+        compare(a, write("c.json", record({"x": [21.0]}, sha="other")))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"clips": [{}], "protocol": {}}', "[" * 10000, '{"clips": 3}'])
+def test_other_files_are_refused(write, tmp_path, content):
+    a = write("a.json", record({"x": [20.0]}))
+    with pytest.raises(ValueError, match=r"odd.json: not a file that `vidtwin evaluate` wrote"):
+        compare(a, write("odd.json", content))
+    with pytest.raises(FileNotFoundError, match="no such file; `vidtwin evaluate"):
+        compare(tmp_path / "nothing.json", a)
