@@ -119,9 +119,12 @@ class Product:
             self._matrix = torch.rand(side, side, device=device).to(dtype)
             self.rate()
 
-    def rate(self) -> float:
-        """FLOP/s of one product."""
-        return 2 * len(self._matrix) ** 3 / _seconds(lambda: self._matrix @ self._matrix, self._device)
+    def rate(self, seconds: float = 0.0) -> float:
+        """FLOP/s of the median of as many products as take so many seconds; of one at least."""
+        times: list[float] = []
+        while not times or sum(times) < seconds:
+            times.append(_seconds(lambda: self._matrix @ self._matrix, self._device))
+        return 2 * len(self._matrix) ** 3 / statistics.median(times)
 
 
 def measure(
@@ -210,12 +213,13 @@ def _row(
     batch: int,
     flops: int,
 ) -> Row:
-    peak = _peak_mib(call, device)
+    begun, peak = time.perf_counter(), _peak_mib(call, device)
+    between = (time.perf_counter() - begun) / 5  # seconds of products after each call: enough to tell how fast the machine is then
     times: list[float] = []
-    limits, begun = [product.rate()], time.perf_counter()
+    limits, begun = [product.rate(between)], time.perf_counter()
     while len(times) < repeats and (not times or time.perf_counter() - begun < PATIENCE):
         times.append(_seconds(call, device))
-        limits.append(product.rate())
+        limits.append(product.rate(between))
     shares = [flops / t / statistics.mean(pair) for t, pair in zip(times, itertools.pairwise(limits), strict=True)]
     return Row(
         model=name,
