@@ -1,0 +1,135 @@
+"""What each latent costs in bits, and whether Dynamics costs more where more moves.
+
+KL(q || N(0, 1)) of a clip's posterior, in bits: what its latents would cost on average by bits-back coding.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+
+from vidtwin.evaluation.codes import BATCH, Clips, Codes, Progress, check_count, encode_clips
+from vidtwin.model.vidtwin import VidTwin
+
+VIDEOS_NEEDED = 5
+
+
+@dataclass(frozen=True)
+class Rates:
+    """KL in bits per clip, means over clips.
+
+    Attributes:
+        clips, videos: how many.
+        structure, dynamics: of the clips as they are. structure_frozen, dynamics_frozen: of the first frame of each, repeated.
+        structure_floor, dynamics_floor: of a clip of flat mid-grey.
+        fell: share of clips whose Dynamics costs less when frozen.
+        structure_rank, dynamics_rank: Spearman's correlation, over videos, of the latent's bits with the mean absolute
+            difference between frames; None if one of them does not vary.
+        dynamics_p: of dynamics_rank, two-sided.
+        motion: that difference, mean over clips, of a range of 1.
+    """
+
+    clips: int
+    videos: int
+    structure: float
+    dynamics: float
+    structure_frozen: float
+    dynamics_frozen: float
+    structure_floor: float
+    dynamics_floor: float
+    fell: float
+    structure_rank: float | None
+    dynamics_rank: float | None
+    dynamics_p: float | None
+    motion: float
+
+    @property
+    def saved(self) -> float | None:
+        """The share of Dynamics' bits above its floor that freezing saves: 1 if a frozen clip costs what flat grey costs."""
+        above = self.dynamics - self.dynamics_floor
+        return (self.dynamics - self.dynamics_frozen) / above if above > 0 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, safe for JSON."""
+        return dict(vars(self)) | {"saved": self.saved}
+
+    def sentence(self) -> str:
+        """What was found."""
+        if self.dynamics_rank is None or self.saved is None:
+            return f"Dynamics costs {self.dynamics:.0f} bits a clip, whatever moves; Structure {self.structure:.0f}."
+        return (
+            f"Structure costs {self.structure:.0f} bits a clip and Dynamics {self.dynamics:.0f}, which ranks with motion at "
+            f"{self.dynamics_rank:.2f} (p = {self.dynamics_p:.2g}); a frozen clip's Dynamics costs {self.dynamics_frozen:.0f}, "
+            f"{100 * self.saved:.0f} % of the way down to the {self.dynamics_floor:.0f} of flat grey."
+        )
+
+
+def rates(model: VidTwin, clips: Clips, codes: Codes, batch: int = BATCH, progress: Progress | None = None) -> Rates:
+    """Bits of clips, of the same clips frozen, and of flat grey.
+
+    Args:
+        model, clips, codes: the clips that `codes` are of, and the model that made them.
+
+    Raises:
+        ValueError: clips of fewer than 5 videos.
+    """
+    check_count("the rate of each latent", codes.names, VIDEOS_NEEDED)
+    still = encode_clips(model, _Frozen(clips), codes.names, batch, progress)
+    flat = encode_clips(model, torch.zeros_like(clips[0])[None])
+    moving, frozen, floor = bits(codes), bits(still), bits(flat)
+    motion = np.array([frame_difference(clips[i]) for i in range(len(clips))])
+    ranks = {name: _rank(_by_video(values, codes.groups), _by_video(motion, codes.groups)) for name, values in moving.items()}
+    return Rates(
+        clips=len(codes),
+        videos=len(set(codes.names)),
+        structure=float(moving["structure"].mean()),
+        dynamics=float(moving["dynamics"].mean()),
+        structure_frozen=float(frozen["structure"].mean()),
+        dynamics_frozen=float(frozen["dynamics"].mean()),
+        structure_floor=float(floor["structure"][0]),
+        dynamics_floor=float(floor["dynamics"][0]),
+        fell=float((frozen["dynamics"] < moving["dynamics"]).mean()),
+        structure_rank=ranks["structure"][0],
+        dynamics_rank=ranks["dynamics"][0],
+        dynamics_p=ranks["dynamics"][1],
+        motion=float(motion.mean()),
+    )
+
+
+class _Frozen:
+    """Clips of each one's first frame."""
+
+    def __init__(self, clips: Clips):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        clip = self.clips[index]
+        return clip[:, :1].expand_as(clip)
+
+
+def bits(codes: Codes) -> dict[str, np.ndarray]:
+    """KL in bits of "structure" and "dynamics" of each clip: float64 (N,)."""
+    parts = {name: nats.double().numpy() / math.log(2) for name, nats in codes.posterior.kl_parts().items()}
+    return {"structure": parts["structure"], "dynamics": parts["dynamics_x"] + parts["dynamics_y"]}
+
+
+def frame_difference(clip: torch.Tensor) -> float:
+    """Mean absolute difference between frames that follow each other, of (3, F, H, W) in [-1, 1], for a range of 1."""
+    return float(clip.diff(dim=1).abs().double().mean()) / 2
+
+
+def _by_video(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    return np.array([values[groups == group].mean() for group in np.unique(groups)])
+
+
+def _rank(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None, None
+    result = scipy.stats.spearmanr(x, y)
+    return float(result.statistic), float(result.pvalue)
