@@ -39,7 +39,7 @@ class FrameEncoder:
         context.open()
         self._context, self._settings = context, settings
         self._frame_time = context.time_base
-        self._graph = _color_graph(padded(settings, size)) if settings.halves_chroma else None
+        self._graph = color_graph(padded(settings, size)) if settings.halves_chroma else None
         self._sent = self._received = 0
 
     @property
@@ -101,7 +101,7 @@ def configure(context: VideoCodecContext, settings: Settings, size: tuple[int, i
         context.colorspace, context.color_trc, context.color_range = RGB, SRGB, ColorRange.JPEG
 
 
-def _color_graph(size: tuple[int, int]) -> Graph:
+def color_graph(size: tuple[int, int]) -> Graph:
     """RGB -> yuv420p, BT.709, limited range, and chroma sited left, as decoders expect (not swscale's centre)."""
     height, width = size
     graph = Graph()

@@ -1,0 +1,111 @@
+"""What video codecs make of the same clips: bits and PSNR at several qualities.
+
+F frames per clip; H, W height and width in pixels, both even. A clip is one group of pictures: a key frame, then whatever the
+encoder finds best.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from vidtwin.evaluation.metrics import clip_psnr
+from vidtwin.video.encoder import color_graph, configure
+from vidtwin.video.encoding import Settings
+from vidtwin.video.read import read_video
+
+FPS = Fraction(25)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An encoder at about its best, at any speed.
+
+    Attributes:
+        settings: but for the quality. qualities: values of CRF from good to bad, over the rates of our latents.
+    """
+
+    settings: Settings
+    qualities: tuple[int, ...]
+
+    def at(self, quality: int) -> Settings:
+        """With a CRF."""
+        return Settings(self.settings.encoder, self.settings.pixel_format, {**self.settings.options, "crf": str(quality)})
+
+
+CODECS = {
+    "x264": Codec(Settings("libx264", "yuv420p", {"preset": "veryslow", "g": "1000"}), (24, 28, 32, 36, 40, 44)),
+    "x265": Codec(
+        Settings("libx265", "yuv420p", {"preset": "veryslow", "x265-params": "keyint=1000:log-level=error"}),
+        (24, 28, 32, 36, 40, 44),
+    ),
+    "svtav1": Codec(Settings("libsvtav1", "yuv420p", {"preset": "3", "g": "1000"}), (32, 40, 48, 54, 58, 63)),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over clips: `bits` of a clip, in packets (what a container and the headers of the stream add is left out), and `psnr`
+    in dB as `metrics.clip_psnr` has it."""
+
+    quality: int
+    bits: float
+    psnr: float
+
+
+def coded(clip: Tensor, settings: Settings) -> tuple[int, Tensor]:
+    """Bits of the packets of a clip (3, F, H, W) in [-1, 1], and what they decode to, the same.
+
+    The clip is rounded to 8 bits first, as codecs take it; colour is BT.709, 4:2:0.
+    """
+    levels = ((clip.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+    size = levels.shape[1], levels.shape[2]
+    os.environ.setdefault("SVT_LOG", "1")
+    with tempfile.TemporaryDirectory(prefix="vidtwin-") as folder:
+        path = Path(folder, "clip.mkv")
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(settings.encoder, rate=FPS, options=settings.options)
+            assert isinstance(stream, VideoStream)
+            configure(stream.codec_context, settings, size, FPS, Fraction(1))
+            graph, bits = color_graph(size), 0
+            for number, picture in enumerate(levels):
+                graph.push(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
+                frame = graph.pull()
+                assert isinstance(frame, VideoFrame)
+                frame.pts, frame.time_base = number, 1 / FPS
+                for packet in stream.encode(frame):
+                    bits += 8 * packet.size
+                    container.mux(packet)
+            for packet in stream.encode(None):
+                bits += 8 * packet.size
+                container.mux(packet)
+        frames = np.asarray(read_video(path).frames)
+    assert len(frames) == len(levels), f"{len(levels)} frames became {len(frames)}"
+    return bits, torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def rate_distortion(clips: Sequence[Tensor], codec: str) -> list[Point]:
+    """A point for each quality of a codec of `CODECS`, means over the clips (3, F, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: another codec.
+    """
+    if codec not in CODECS:
+        raise ValueError(f"codec {codec!r} is unknown; choose of {', '.join(CODECS)}")
+    points = []
+    for quality in CODECS[codec].qualities:
+        results = [coded(clip, CODECS[codec].at(quality)) for clip in clips]
+        bits, psnr = zip(
+            *((bits, clip_psnr(decoded, clip)) for (bits, decoded), clip in zip(results, clips, strict=True)), strict=True
+        )
+        points.append(Point(quality, float(np.mean(bits)), float(np.mean(psnr))))
+    return points

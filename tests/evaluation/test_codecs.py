@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from vidtwin.cli import SAMPLE
+from vidtwin.evaluation.codecs import CODECS, coded, rate_distortion
+from vidtwin.evaluation.metrics import clip_psnr
+from vidtwin.evaluation.scoring import evaluation_clips
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    return next(evaluation_clips(SAMPLE, 8, 96, 96))
+
+
+@pytest.mark.parametrize("name", sorted(CODECS))
+def test_more_bits_are_nearer(clip, name):
+    good, bad = (coded(clip, CODECS[name].at(CODECS[name].qualities[index])) for index in (0, -1))
+    assert good[0] > 2 * bad[0] > 0
+    assert clip_psnr(good[1], clip) > clip_psnr(bad[1], clip) + 3
+    assert clip_psnr(good[1], clip) > 28  # colours come back as they were
+    assert good[1].shape == clip.shape
+    flat = torch.full_like(clip, 0.2)
+    assert (coded(flat, CODECS[name].at(CODECS[name].qualities[0]))[1] - flat).abs().max() < 4 / 127.5
+
+
+def test_the_same_bytes_each_time(clip):
+    settings = CODECS["x264"].at(36)
+    (a, first), (b, again) = coded(clip, settings), coded(clip, settings)
+    assert a == b and torch.equal(first, again)
+
+
+def test_a_curve_is_means_over_clips(clip, monkeypatch):
+    monkeypatch.setitem(CODECS, "x264", type(CODECS["x264"])(CODECS["x264"].settings, (30, 40)))
+    points = rate_distortion([clip, clip.flip(1)], "x264")
+    assert [point.quality for point in points] == [30, 40] and points[0].bits > points[1].bits
+    alone = [coded(x, CODECS["x264"].at(40))[0] for x in (clip, clip.flip(1))]
+    assert points[1].bits == sum(alone) / 2
+    with pytest.raises(ValueError, match="codec 'mpeg2' is unknown; choose of x264, x265, svtav1"):
+        rate_distortion([clip], "mpeg2")
