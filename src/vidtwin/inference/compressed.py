@@ -204,6 +204,10 @@ class Compressed:
     def size(self, frames: int) -> CompressedSize:
         """What the file takes, if so many frames decode from it. Raises ValueError if the KL it states is none."""
         kl = self.facts.get("kl_bits")
+        if kl is not None:
+            kl = tuple(float(bits) for bits in kl)
+            if len(kl) != 2:
+                raise ValueError(f"KL of {len(kl)} latents")
         values = [len(self._records) * prod(shape) for shape in self._shapes]
         return CompressedSize(
             bytes=self.bytes,
@@ -214,7 +218,7 @@ class Compressed:
             dynamics_values=values[1] + values[2],
             pixels=self._pixels * frames,
             step=self.coder.step,
-            kl_bits=None if kl is None else (float(kl[0]), float(kl[1])),
+            kl_bits=kl,
         )
 
 

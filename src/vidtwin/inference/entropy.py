@@ -140,17 +140,18 @@ class LatentCoder:
             prior: models fitted to the means, or "normal": N(0, 1) for all channels.
 
         Raises:
-            ValueError: a step that is not above 0; no sigma, or one that is not.
+            ValueError: a step that is not above 0, or too small for the means; no sigma, or one that is not above 0.
         """
         check_step(step)
         sigmas = [np.asarray(values, np.float32) for values in (moments.sigma if sigma is None else sigma)]
         channels = []
         for latent, values in enumerate(sigmas):
             mean, variance = moments.gaussians(latent)
-            if values.shape != mean.shape[:1] or not _positive(values * np.float32(step)):
+            if values.shape != mean.shape[:1] or not _positive(_delta(step, values)):
                 raise ValueError(f"sigma of {NAMES[latent]} times step {step:g}: expected {len(mean)} values above 0")
             delta = _delta(step, values).astype(np.float64)[:, None]
             mean, variance = mean / delta, variance / delta**2
+            _check_reach(mean)
             variance[:, 2] += 1 / 12  # a difference has the rounding of both
             differences = variance[:, 2] < variance[:, 1]
             if prior == "normal":
@@ -198,8 +199,7 @@ class LatentCoder:
         """(T, C, ...) -> q, int64 (T, C, K, P)."""
         delta = _delta(self.step, channels.sigma).astype(np.float64)
         q = np.rint(_folded(mean).astype(np.float64) / delta[:, None, None])
-        if not (np.abs(q) < MOST_STEPS).all():
-            raise ValueError(f"values of {np.abs(q).max():.3g} steps; at most {MOST_STEPS} can be coded: give a larger --step")
+        _check_reach(q)
         return q.astype(np.int64)
 
     def _values(self, q: np.ndarray, channels: Channels, shape: tuple[int, ...]) -> torch.Tensor:
@@ -247,6 +247,11 @@ def check_step(step: float) -> None:
     """Raise a ValueError for a step that cannot be."""
     if not 0 < step < math.inf:
         raise ValueError(f"--step {step:g}: give a number above 0, in units of the posterior's sigma")
+
+
+def _check_reach(q: np.ndarray) -> None:
+    if not (np.abs(q) < MOST_STEPS).all():
+        raise ValueError(f"values of {np.abs(q).max():.3g} steps; at most {MOST_STEPS} can be coded: give a larger --step")
 
 
 def _positive(values: np.ndarray) -> bool:
