@@ -53,6 +53,39 @@ def test_encode_decode_swap_interpolate(run, clip, weights):
     assert [len(read_video(name).frames) for name in ("a.mp4", "s.mp4", "swap.mp4", "row.mp4")] == [20] * 4
 
 
+def test_compressed_latents_are_latents(run, clip, weights):
+    code, out, _ = run("encode", clip, "-o", "c.vidtwin", "--weights", weights, "--frames", ":20", "--compress", "--step", 0.5)
+    assert code == 0
+    size = Path("c.vidtwin").stat().st_size
+    assert f"c.vidtwin: {size:,} bytes, " in out and " bits a value (Structure " in out and "; KL " in out
+    assert run("encode", clip, "-o", "p.vidtwin", "--weights", weights, "--frames", ":20")[0] == 0
+    assert size < Path("p.vidtwin").stat().st_size
+    assert run("decode", "c.vidtwin", "-o", "a.mkv", "--weights", weights, "--codec", "ffv1")[0] == 0
+    assert run("decode", "c.vidtwin", "-o", "b.mkv", "--weights", weights, "--codec", "ffv1", "--start", 18)[0] == 0
+    assert run("swap", "--structure", "c.vidtwin", "--dynamics", "p.vidtwin", "-o", "swap.mp4", "--weights", weights)[0] == 0
+    assert run("interpolate", "c.vidtwin", "p.vidtwin", "--steps", 2, "-o", "row.mp4", "--weights", weights)[0] == 0
+    assert [len(read_video(name).frames) for name in ("a.mkv", "b.mkv", "swap.mp4", "row.mp4")] == [20, 2, 20, 20]
+    assert (read_video("a.mkv").frames[18:] == read_video("b.mkv").frames).all()
+    code, out, _ = run("info", "c.vidtwin")
+    assert code == 0
+    assert all(text in out for text in ("compressed latents of h264_aac.mp4", "0.5 sigma", f"{size:,} bytes"))
+
+
+def test_what_cannot_be_compressed_is_refused_before_any_work(run, clip, monkeypatch):
+    encode = ("encode", clip, "-o", "c.vidtwin", "--compress")
+    for more, expected in (
+        (("--step", 0), "--step 0: give"),
+        (("--step", "nan"), "--step nan: give"),
+        (("--logvar",), "--logvar: "),
+    ):
+        code, out, err = run(*encode, *more)
+        assert (code, out, err.count("\n"), expected in err) == (2, "", 1, True)
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    code, out, err = run(*encode)
+    assert (code, out, err.count("\n"), "pip install 'vidtwin[compress]'" in err) == (1, "", 1, True)
+    assert os.listdir() == []
+
+
 def test_decode_finds_shipped_weights_and_refuses_to_follow_a_path_in_a_file(run, clip, weights):
     assert run("encode", clip, "-o", "a.vidtwin", "--frames", "0:2")[0] == 0
     assert run("decode", "a.vidtwin", "-o", "a.mp4")[0] == 0
