@@ -16,6 +16,15 @@ CLIPS = SpriteClips(draw_factors(10, seed=5), SMALL.frames, SMALL.height, SMALL.
 ANALYSES = ["spectra", "swaps", "dependence", "dependence_of_sprites", "probes", "rates"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Products this small only wait for each other in several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def analysis(model: VidTwin) -> Analysis:
     grid = seeded_model(ablations(SMALL)["a"])
