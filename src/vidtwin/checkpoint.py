@@ -1,6 +1,7 @@
 """Our checkpoint format: a folder or hub repository with `config.json` (the config's fields) and `model.safetensors`.
 
-`Checkpointed` gives the model `from_pretrained`, `save_pretrained` and `push_to_hub` (huggingface_hub's model mixin). It knows
+`Checkpointed` gives the model `from_pretrained`, `save_pretrained` and `push_to_hub`, as huggingface_hub's model mixin would, but
+brings that library, which takes as long to import as the rest of the package, only where the hub is asked. It knows
 files and tensors, and of the model only that it is built from a config.
 """
 
@@ -18,7 +19,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,12 +31,13 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 SHIPPED = Path(__file__).parent / "weights"
 
 CARD = """---
-{{ card_data }}
+library_name: vidtwin
+tags: [video, autoencoder]
 ---
 
 # VidTwin
 
-A video autoencoder with Structure and Dynamics latents ([arXiv 2412.17726]({{ paper_url }})).
+A video autoencoder with Structure and Dynamics latents ([arXiv 2412.17726](https://arxiv.org/abs/2412.17726)).
 
     from vidtwin import VidTwin
     model = VidTwin.from_pretrained("the folder or hub id of this card")
@@ -47,19 +48,13 @@ Not stated yet by whoever trained it: data and its licence, recipe, figures.
 T = TypeVar("T", bound="Checkpointed")
 
 
-class Checkpointed(
-    ModelHubMixin,
-    library_name="vidtwin",
-    model_card_template=CARD,
-    tags=["video", "autoencoder"],
-    paper_url="https://arxiv.org/abs/2412.17726",
-):
+class Checkpointed:
     """Loading and saving for `VidTwin`."""
 
     config: VidTwinConfig
 
     @classmethod
-    def from_pretrained(cls: type[T], name: str | Path, **hub_options: Any) -> T:  # type: ignore[override]
+    def from_pretrained(cls: type[T], name: str | Path, **hub_options: Any) -> T:
         """A model in eval mode, float32, from a shipped name ("tiny"), a folder, or a hub id ("owner/name").
 
         Shipped names come first and need no network. `hub_options` (revision, token, cache_dir, local_files_only,
@@ -72,27 +67,20 @@ class Checkpointed(
         """
         folder = find_folder(name, **hub_options)
         config, tensors = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
+        make: Callable[[VidTwinConfig], nn.Module] = cls  # type: ignore[assignment]
         with torch.device("meta"), Uninitialized():  # no memory is taken for a model that the file does not hold
-            expected = {name: tuple(tensor.shape) for name, tensor in cls(config).state_dict().items()}  # type: ignore[attr-defined]
+            expected = {name: tuple(tensor.shape) for name, tensor in make(config).state_dict().items()}
         refuse_differences(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(folder))
         with Uninitialized():
-            model = cls(config)
-        assert isinstance(model, nn.Module)
+            model = make(config)
         model.load_state_dict(own_float32(tensors), assign=True)
+        assert isinstance(model, cls)
         return model.eval()
 
-    def save_pretrained(  # type: ignore[override]
-        self,
-        folder: str | Path,
-        *,
-        dtype: torch.dtype = torch.float32,
-        config: Any = None,
-        model_card_kwargs: dict[str, Any] | None = None,
-    ) -> None:
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write the folder; its files are replaced when all of them are written. An existing README.md (model card) is kept.
 
-        `dtype` is that of the stored tensors (float16 halves the file; loading gives float32 again). `push_to_hub`, of the hub
-        mixin, calls this with the last two arguments; `config` is ignored: a model has one.
+        `dtype` is that of the stored tensors (float16 halves the file; loading gives float32 again).
 
         Raises:
             ValueError: weights that are not finite in `dtype`. OSError: the folder cannot be written, or the disk is full.
@@ -111,10 +99,33 @@ class Checkpointed(
             with atomic_output(Path(partial) / CONFIG_FILE) as path:
                 path.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
             if not (folder / CARD_FILE).exists():
-                self.generate_model_card(**(model_card_kwargs or {})).save(Path(partial) / CARD_FILE)
+                with atomic_output(Path(partial) / CARD_FILE) as path:
+                    path.write_text(CARD)
             folder.mkdir(exist_ok=True)
             for path in Path(partial).iterdir():
                 os.replace(path, folder / path.name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        private: bool | None = None,
+        token: str | None = None,
+        **upload_options: Any,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the hub repository `repo_id` ("owner/name"), made if there is none.
+
+        `upload_options` (commit_message, revision, create_pr) go to huggingface_hub's `HfApi.upload_folder`. Returns the commit's
+        address. Raises what that library raises.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory(prefix="vidtwin-") as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, **upload_options)
 
 
 class Uninitialized(TorchFunctionMode):
@@ -157,6 +168,8 @@ def find_folder(name: str | Path, **hub_options: Any) -> Path:
             f"weights {str(name)!r}: not a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; "
             f"shipped names: {', '.join(shipped_names())}; hub ids are 'owner/name'"
         )
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(str(name), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub_options))
     except Exception as error:  # the hub raises a dozen kinds (offline, not found, gated)
