@@ -20,14 +20,9 @@ from vidtwin.inference import compressed
 from vidtwin.inference.compressed import FRONT, MAGIC, PREFIX, TAIL, VERSION, _ticks, _timing, is_compressed
 from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_video
-from vidtwin.inference.entropy import LatentCoder
 from vidtwin.inference.latent_stream import Identity, LatentStream
 from vidtwin.inference.latent_video import LatentVideo, LatentWriter, compress, partial_path
 from vidtwin.inspection import describe
-
-
-def coder_of(video: LatentVideo) -> LatentCoder:
-    return LatentCoder.from_dict(video._parts.facts, video.header.shapes)
 
 
 def both(folder: Path, policy="crop", overlap=0, frames=100, cuts=(), step=1.0) -> tuple[LatentVideo, LatentVideo]:
@@ -39,7 +34,7 @@ def both(folder: Path, policy="crop", overlap=0, frames=100, cuts=(), step=1.0) 
 
 def assert_same(video: LatentVideo, plain: LatentVideo) -> None:
     """Each window is the plain one's, quantised."""
-    coder = coder_of(video)
+    coder = video.coder
     assert video.window_count == plain.window_count
     for index in range(plain.window_count):
         found, expected = video.window(index), plain.window(index)
@@ -74,7 +69,7 @@ for index in range(video.window_count):
 print(crc, zlib.crc32(video.ticks.tobytes()))
 """
     out = subprocess.run([sys.executable, "-c", code, str(video.path)], capture_output=True, text=True, check=True).stdout
-    coder, crc = coder_of(video), 0
+    coder, crc = video.coder, 0
     for index in range(plain.window_count):
         for tensor in coder.quantized(plain.window(index).latents).tensors:
             crc = zlib.crc32(tensor.numpy().tobytes(), crc)
@@ -148,7 +143,7 @@ def test_the_writer_ends_in_the_compressed_form_and_goes_on(tmp_path):
 def test_what_a_file_takes(tmp_path):
     plain, video = both(tmp_path, frames=100)
     size = video.size
-    assert plain.size is None
+    assert plain.size is None and plain.coder is None
     assert size.bytes == video.path.stat().st_size
     assert len(size.windows) == 7 and size.structure + size.dynamics < sum(size.windows) < size.bytes
     assert size.structure_values + size.dynamics_values == 7 * SMALL.latent_values
@@ -212,7 +207,7 @@ def test_decoding_gives_the_frames_of_the_quantised_latents(tmp_path, model, wri
     video = encode_video(model, clip, tmp_path / "x.vidtwin", step=1.0, **options)
     assert video.size.bytes < plain.path.stat().st_size / 4
     assert_same(video, plain)
-    coder = coder_of(video)
+    coder = video.coder
     rounded = (replace(window, latents=coder.quantized(window.latents)) for window in plain.stream().windows)
     decode_video(model, LatentStream(plain.header, rounded), tmp_path / "expected.mp4")
     decode_video(model, video, tmp_path / "found.mp4")

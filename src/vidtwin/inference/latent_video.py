@@ -39,7 +39,7 @@ class LatentVideo:
         header: what all windows share. frames: how many decode from it.
         ticks: timestamp of each frame in units of header.clock, int64 (frames,). cuts: frames that begin a new shot.
         complete: False for a file that is still being written, or whose writing was stopped.
-        size: what a file of the compressed form takes; None for the other forms.
+        size, coder: what a file of the compressed form takes, and what rounds its latents; None for the other forms.
     """
 
     def __init__(self, path: str | Path):
@@ -60,7 +60,9 @@ class LatentVideo:
                 self.cuts = self._tensor("cuts").tolist()
             self.frames = len(self.ticks)
             self._check()
-            self.size = self._parts.size(self.frames) if isinstance(self._parts, Compressed) else None
+            self.size, self.coder = None, None
+            if isinstance(self._parts, Compressed):
+                self.size, self.coder = self._parts.size(self.frames), self._parts.coder
         except (KeyError, TypeError, ValueError, ArithmeticError, SafetensorError) as error:
             raise ValueError(f"{self.path}: not a latent file that can be decoded ({in_line(error)}); {ANOTHER}") from error
 
