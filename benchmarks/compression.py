@@ -3,8 +3,8 @@
     python -m benchmarks.compression [--weights tiny] [VIDEO]
 
 The video (default: the sample clip, centre crop) is encoded once, compressed at each step, and decoded from each file. PSNR is the
-mean over the frames of the model's clips: against the source, and against what decodes without rounding. normal_bits_per_value is
-of the same file where N(0, 1) stands for all channels instead of what was fitted. "theory": latents of N(0, 1) at a step of sqrt(12)
+mean over the frames of the model's clips: against the source, and against what decodes without rounding. normal_bits_per_value: of
+the same file where N(0, 1) stands for all channels instead of what was fitted. "theory": latents of N(0, 1) at a step of sqrt(12)
 sigma, which should cost their KL and 0.254 bit a value. "bars": 1,000 windows come back bit for bit, and 1,000 damaged files are
 refused by name. Writes benchmarks/results/compression-WEIGHTS.json.
 """
