@@ -56,6 +56,10 @@ def test_maps():
     assert structure.shape == (2 * 8 + 4, 3 * 10 + 2 * 4, 3) and dynamics.shape == (2 * 14 + 4, 6 * 10 + 5 * 4, 3)
     assert np.argwhere((structure != 255).any(-1)).tolist() == [[12, 28], [12, 29], [13, 28], [13, 29]]
     assert np.argwhere((dynamics != 255).any(-1)).tolist() == [[30, 8], [30, 9], [31, 8], [31, 9]]
+    wide = structure_maps(Latents(torch.ones(1, 20, 2, 4, 5), latents.dynamics_x[:1], latents.dynamics_y[:1]), scale=1)
+    assert wide.shape == (4 * 4 + 3 * 4, 16 * 5 + 15 * 4, 3)
+    filled = [(wide[row * 8 : row * 8 + 4, ::9] == [220, 100, 0]).all(axis=(0, 2)).sum() for row in range(4)]
+    assert filled == [16, 4, 16, 4]
     assert structure[12, 28].tolist() == [220, 100, 0] and dynamics[30, 8].tolist() == [0, 90, 181]
     with pytest.raises(ValueError, match="no Dynamics"):
         dynamics_maps(Latents(latents.structure, latents.dynamics_x[:, :0], latents.dynamics_y[:, :0]))

@@ -15,6 +15,7 @@ from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
 
 GAP = 4  # white pixels between tiles
+MAPS_IN_ROW = 16
 BLUE, WHITE, ORANGE = (np.array(colour, dtype=float) for colour in ((0, 90, 181), (255, 255, 255), (220, 100, 0)))
 
 
@@ -59,10 +60,15 @@ def interpolation_strips(model: VidTwin, codes: Codes, a: int, b: int, steps: in
 
 
 def structure_maps(latents: Latents, index: int = 0, scale: int = 8) -> np.ndarray:
-    """z_S of a clip: a row for each query, a column for each channel, each map (h_S, w_S) with pixels of `scale`."""
+    """z_S of a clip: rows of 16 channels, one query after the other, each map (h_S, w_S) with pixels of `scale`."""
     z = latents.structure[index].float().cpu().numpy()  # (d_S, n_q, h_S, w_S)
-    most = _range(z)
-    return tiles([[_enlarged(signed(image, most), scale) for image in row] for row in z.swapaxes(0, 1)])
+    most, columns = _range(z), min(MAPS_IN_ROW, len(z))
+    rows = []
+    for query in z.swapaxes(0, 1):
+        maps = [_enlarged(signed(image, most), scale) for image in query]
+        maps += [np.full_like(maps[0], 255)] * (-len(maps) % columns)
+        rows += [maps[start : start + columns] for start in range(0, len(maps), columns)]
+    return tiles(rows)
 
 
 def dynamics_maps(latents: Latents, index: int = 0, scale: int = 8) -> np.ndarray:
