@@ -565,6 +565,68 @@ def evaluate_command(
     print(f"{'written':24}{out}")
 
 
+def analyze_command(
+    data: Positional[str],
+    weights: str = "tiny",
+    out: Output = Path("analysis.json"),
+    report: Path | None = None,
+    evaluation: Path | None = None,
+    clips: int = 1,
+    sprites: int = 240,
+    seed: int = 0,
+    config: str = "released",
+    device: Device = "auto",
+) -> None:
+    """Say what each latent holds: spectra, swaps, dependence, probes on sprites, bits; beside a model that was never trained.
+
+    Args:
+        data: a folder of videos, 10 at least.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        out: the file to write (.json).
+        report: also write a page (.html) with everything to see, videos included.
+        evaluation: what `vidtwin evaluate` wrote, for the page.
+        clips: of each video, the first ones that are whole.
+        sprites: drawn clips with known factors, 40 at least.
+        seed: of the untrained weights, the sprites, and what is drawn in the tests.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
+        device: auto is cuda if there is one, else cpu.
+    """
+    if clips < 1:
+        raise UsageError(f"--clips {clips}: give at least 1")
+    try:
+        from vidtwin.evaluation.analysis import analyze
+        from vidtwin.evaluation.report import report as page
+    except ModuleNotFoundError as error:
+        raise UsageError(f"analysing needs the package {error.name}: pip install 'vidtwin[eval]'") from None
+    from vidtwin.data.sources import find_videos
+    from vidtwin.evaluation.compare import read_result
+    from vidtwin.evaluation.scoring import first_clips
+
+    for path in filter(None, (out, report)):
+        check_output(path, Path(data))
+    scores = None if evaluation is None else read_result(evaluation)
+    model = load_weights(weights, config).to(device_of(device))
+    pixels, names = first_clips(find_videos(data), model.config, clips)
+    with tqdm(leave=False, disable=None) as shown:
+
+        def progress(what: str, done: int, total: int) -> None:
+            shown.set_description(what, refresh=False)
+            shown.total, shown.n = total, done
+            shown.refresh()
+
+        analysis = analyze(model, pixels, names, seed=seed, sprites=sprites, progress=progress)
+    with atomic_output(out) as partial:
+        partial.write_text(json.dumps(analysis.to_dict(), indent=1, allow_nan=False) + "\n")
+    for name, sentence in analysis.sentences().items():
+        print(f"{name}: {sentence}")
+    print(f"written: {out}")
+    if report is not None:
+        text = page(model, pixels, names, analysis, weights, scores)
+        with atomic_output(report) as partial:
+            partial.write_text(text, encoding="utf-8")
+        print(f"written: {report}, {len(text.encode()) / 2**20:.1f} MiB")
+
+
 def benchmark_command(
     models: Positional[tuple[str, ...]] = ("tiny",),
     dtypes: tuple[Dtype, ...] = ("float32",),
@@ -635,6 +697,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "check-data": check_data_command,
     "evaluate": evaluate_command,
+    "analyze": analyze_command,
     "benchmark": benchmark_command,
 }
 

@@ -93,6 +93,7 @@ FIGURES = (
     Figure("dependence_of_sprites", "cka", 0.1),
     Figure("probes", "static_gap", 0.1, floor=-1),
     Figure("probes", "dynamic_gap", 0.1, floor=-1),
+    Figure("probes", "both_mean", 0.1),
     Figure("rates", "dynamics_rank", 0.2, floor=-1),
     Figure("rates", "saved", 0.1),
 )

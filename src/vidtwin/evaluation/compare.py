@@ -46,7 +46,7 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
     Raises:
         FileNotFoundError: no such file. ValueError: not such a file, or no clip in common.
     """
-    first, second = _read(Path(a)), _read(Path(b))
+    first, second = read_result(Path(a)), read_result(Path(b))
     rows = [{_key(clip): clip for clip in record["clips"]} for record in (first, second)]
     shared = [key for key in rows[0] if key in rows[1]]
     if not shared:
@@ -71,7 +71,8 @@ def _key(clip: dict[str, Any]) -> tuple[str, int, str]:
     return clip["video"], clip["first_frame"], clip["sha256"]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """What `Result.to_dict` was written to a file. Raises FileNotFoundError or ValueError for another."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate VIDEOS -o FILE.json` writes one")
     try:

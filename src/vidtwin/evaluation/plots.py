@@ -33,6 +33,20 @@ def rate_distortion_plot(curves: Mapping[str, Sequence[tuple[float, float]]], le
     return svg(figure)
 
 
+def spectra_plot(frequencies: Sequence[float], shares: Mapping[str, Sequence[float | None]]) -> str:
+    """Shares of the input's power that each decoding reproduces, over frequencies in cycles per frame; below 0 is cut off."""
+    figure = Figure(figsize=(6.4, 3.6))
+    axes = figure.add_subplot()
+    for (name, values), (colour, mark, dash) in zip(shares.items(), STYLES, strict=False):
+        heights = [float("nan") if value is None else value for value in values]
+        axes.plot(frequencies, heights, dash, color=colour, marker=mark, markersize=4, label=name)
+    axes.set(xlabel="cycles per frame", ylabel="share of power", ylim=(-0.25, 1.05))
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return svg(figure)
+
+
 def svg(figure: Figure) -> str:
     """The same text for the same figure."""
     from matplotlib import rc_context
@@ -40,4 +54,4 @@ def svg(figure: Figure) -> str:
     out = io.StringIO()
     with rc_context({"svg.hashsalt": "vidtwin", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    return out.getvalue()
+    return out.getvalue()[out.getvalue().index("<svg") :]  # without the declaration, which has no place inside a page

@@ -49,17 +49,23 @@ class Probes:
         """Mean of the two: 1 if each latent tells all of its own factors and none of the other's."""
         return (self.static_gap + self.dynamic_gap) / 2
 
+    @property
+    def both_mean(self) -> float:
+        """The score from both latents, mean over all factors."""
+        return float(np.mean(list(self.scores["both"].values())))
+
+    @property
+    def pixels_mean(self) -> float:
+        """The score from pixels, mean over all factors."""
+        return float(np.mean(list(self.scores["pixels"].values())))
+
     def _gap(self, factors: tuple[str, ...], one: str, other: str) -> float:
         return float(np.mean([self.scores[one][factor] - self.scores[other][factor] for factor in factors]))
 
-    def mean(self, source: str) -> float:
-        """Over all factors."""
-        return float(np.mean(list(self.scores[source].values())))
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, safe for JSON."""
-        gaps = {name: getattr(self, name) for name in ("static_gap", "dynamic_gap", "modularity_gap")}
-        return dict(vars(self)) | gaps | {"mean": {source: self.mean(source) for source in self.scores}}
+        means = ("static_gap", "dynamic_gap", "modularity_gap", "both_mean", "pixels_mean")
+        return dict(vars(self)) | {name: getattr(self, name) for name in means}
 
     def sentence(self) -> str:
         """What was found."""
@@ -67,7 +73,7 @@ class Probes:
         return (
             f"Of sprites' factors, Structure tells {best['structure']} clearly better than Dynamics, and Dynamics "
             f"{best['dynamics']}; modularity gap {self.modularity_gap:+.2f} (static {self.static_gap:+.2f}, dynamic "
-            f"{self.dynamic_gap:+.2f}); mean score of both {self.mean('both'):.2f}, of pixels {self.mean('pixels'):.2f}."
+            f"{self.dynamic_gap:+.2f}); mean score of both {self.both_mean:.2f}, of pixels {self.pixels_mean:.2f}."
         )
 
     def _better(self, one: str, other: str) -> str:

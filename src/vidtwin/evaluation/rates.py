@@ -58,12 +58,15 @@ class Rates:
 
     def sentence(self) -> str:
         """What was found."""
-        if self.dynamics_rank is None or self.saved is None:
-            return f"Dynamics costs {self.dynamics:.0f} bits a clip, whatever moves; Structure {self.structure:.0f}."
+        rank = (
+            "which cannot be ranked with motion"
+            if self.dynamics_rank is None
+            else f"which ranks with motion at {self.dynamics_rank:.2f} (p = {self.dynamics_p:.2g})"
+        )
+        way = "" if self.saved is None else f", {100 * self.saved:.0f} % of the way down"
         return (
-            f"Structure costs {self.structure:.0f} bits a clip and Dynamics {self.dynamics:.0f}, which ranks with motion at "
-            f"{self.dynamics_rank:.2f} (p = {self.dynamics_p:.2g}); a frozen clip's Dynamics costs {self.dynamics_frozen:.0f}, "
-            f"{100 * self.saved:.0f} % of the way down to the {self.dynamics_floor:.0f} of flat grey."
+            f"Structure costs {self.structure:.0f} bits a clip and Dynamics {self.dynamics:.0f}, {rank}; a frozen clip's Dynamics "
+            f"costs {self.dynamics_frozen:.0f}{way}, and that of flat grey {self.dynamics_floor:.0f}."
         )
 
 

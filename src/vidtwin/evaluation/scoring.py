@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from vidtwin.evaluation.metrics import clip_psnr, clip_ssim, unit_range
 from vidtwin.evaluation.results import Clip, Scores
 from vidtwin.losses.lpips import LPIPS, load_lpips
 from vidtwin.losses.ms_ssim import TOO_SMALL, ms_ssim
+from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.video.clips import Geometry, chunks, frame_interval, pad_tail, to_clip
@@ -68,6 +69,16 @@ def evaluation_clips(
         if len(chunk) == frames or tail == "repeat":
             images = pad_tail(np.stack([frame.image for frame in chunk]), frames)
             yield to_clip(images, Geometry.plan("crop", images.shape[1:3], (height, width)))
+
+
+def first_clips(paths: Sequence[Path], config: VidTwinConfig, count: int) -> tuple[list[Tensor], list[str]]:
+    """The first `count` clips of each video that are whole, (3, F, h, w) in [-1, 1], and the names of the videos they are of."""
+    clips, names = [], []
+    for path in paths:
+        for clip in islice(evaluation_clips(path, *config.clip_shape[1:], tail="drop"), count):
+            clips.append(clip)
+            names.append(path.name)
+    return clips, names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,12 +87,13 @@ def branch_spectra(model: VidTwin, clips: Clips, codes: Codes, batch: int = BATC
     power = np.zeros(clips[0].shape[1] // 2 + 1)
     errors = {name: np.zeros_like(power) for name in DECODINGS}
     psnrs: dict[str, list[float]] = {name: [] for name in DECODINGS}
+    latents, mean = codes.latents, codes.mean
     with working(model):
         for start in range(0, len(clips), batch):
             x = stack(clips, start, start + batch)
             power += temporal_power(x - colour.float()[:, None, None, None])
             for name in DECODINGS:
-                y = decode(model, alone(codes.latents[start : start + batch], codes.mean, name))
+                y = decode(model, alone(latents[start : start + batch], mean, name))
                 errors[name] += temporal_power(x - y)
                 psnrs[name] += [clip_psnr(a, b) for a, b in zip(y, x, strict=True)]
             if progress is not None:
