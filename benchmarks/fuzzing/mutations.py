@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from itertools import accumulate
 from random import Random
 
 import numpy as np
@@ -18,6 +19,7 @@ import yaml
 
 from benchmarks.fuzzing.json_values import damaged_json
 from benchmarks.fuzzing.seeds import Seed
+from vidtwin.inference import compressed
 from vidtwin.inference.latent_stream import Header
 from vidtwin.inference.latent_video import KEY, record_dtype
 from vidtwin.inference.records import MAGIC, PREFIX, checksum
@@ -148,6 +150,39 @@ def _in_records(rng: Random, data: bytes) -> bytes:
     return PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text + rest
 
 
+def _in_compressed(rng: Random, data: bytes) -> bytes:
+    """The header's JSON; or a number at the front of a record, its timing and cuts, or its coded values."""
+    _, version, length, _ = compressed.PREFIX.unpack_from(data)
+    text, place = data[compressed.PREFIX.size : compressed.PREFIX.size + length], compressed.PREFIX.size + length
+    _, count, end = compressed.TAIL.unpack(data[-compressed.TAIL.size :])
+    sizes = struct.unpack_from(f"<{count}I", data, len(data) - compressed.TAIL.size - 4 * count)
+    records = [data[start : start + size] for size, start in zip(sizes, accumulate(sizes, initial=place), strict=False)]
+    if rng.random() < 0.5:
+        text = zlib.compress(damaged_json(rng, zlib.decompress(text).decode()).encode())
+    else:
+        number = rng.randrange(count)
+        _, *front = compressed.FRONT.unpack_from(records[number])
+        body = records[number][compressed.FRONT.size :]
+        coded = len(body) - front[3] - front[4]
+        times, values = body[:coded], body[coded:]
+        match rng.randrange(3):
+            case 0:
+                front[rng.randrange(5)] = rng.choice((*EXTREMES[:11], 3, 4, 5, 17))
+            case 1:
+                times = damage(rng, times, data)
+                front[2] = max(0, len(times) - 1)
+            case _:
+                values = damage(rng, values, data)
+                front[3] = rng.randrange(len(values) // 4 + 1) * 4
+                front[4] = len(values) - front[3]
+        front[5] = zlib.crc32(values)
+        head = struct.pack("<6I", *front) + times
+        records[number] = struct.pack("<I", zlib.crc32(head)) + head + values
+    index = struct.pack(f"<{count}I", *map(len, records))
+    header = compressed.PREFIX.pack(compressed.MAGIC, version, len(text), zlib.crc32(text)) + text
+    return header + b"".join(records) + index + compressed.TAIL.pack(zlib.crc32(index), count, end)
+
+
 def _in_json(rng: Random, data: bytes) -> bytes:
     return damaged_json(rng, data.decode()).encode()
 
@@ -192,6 +227,7 @@ def _in_png(rng: Random, data: bytes) -> bytes:
 BEHIND: dict[str, Callable[[Random, bytes], bytes]] = {
     "latents": _in_safetensors,
     "growing latents": _in_records,
+    "compressed latents": _in_compressed,
     "folder, weights": _in_safetensors,
     "folder, config": _in_json,
     "config": _in_json,

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,13 @@ FRAMES = 18  # of a latent file
 
 # Kinds, and how many of 100 cases are of each.
 KINDS = {
-    "video": 44,
+    "video": 40,
     "video in a tar": 4,
     "image": 8,
     "image in a folder": 6,
-    "latents": 10,
-    "growing latents": 10,
+    "latents": 8,
+    "growing latents": 8,
+    "compressed latents": 8,
     "folder, weights": 4,
     "folder, config": 5,
     "released": 3,
@@ -138,6 +139,11 @@ def _latents(folder: Path) -> Iterator[Seed]:
                 if stop is not None:
                     raise _StopError
             yield Seed(kind, path.name, (path if stop is None else partial_path(path)).read_bytes())
+        path, header = folder / f"{name}-compressed.vidtwin", replace(header, logvar=True)
+        with LatentWriter(path, header, step=0.5) as writer:
+            for window in _windows(header, FRAMES):
+                writer.write(window)
+        yield Seed("compressed latents", path.name, path.read_bytes())
 
 
 def _windows(header: Header, frames: int) -> Iterator[Window]:
