@@ -1,0 +1,62 @@
+"""The page of an analysis, of a small real model."""
+
+import base64
+import io
+import re
+
+import av
+import pytest
+import torch
+
+from tests.conftest import SMALL
+from vidtwin.evaluation.analysis import analyze
+from vidtwin.evaluation.report import PANELS, picture, report
+from vidtwin.evaluation.sprites import SpriteClips, draw_factors
+
+CLIPS = SpriteClips(draw_factors(10, seed=5), SMALL.frames, SMALL.height, SMALL.width)
+NAMES = [f"<b>{number}</b>.mp4" for number in range(10)]
+EVALUATION = {
+    "protocol": {"weights": "<i>odd</i>", "tail": "repeat", "model": {}, "versions": {}},
+    "intervals": {"psnr": {"mean": 20.0, "low": 19.0, "high": 21.0}},
+    "distances": {},
+    "missing": {"fvd": "the network is not there"},
+    "videos": {"<u>a</u>.mp4": {"clips": 3, "psnr": 20.0, "ssim": 0.5}},
+}
+
+
+@pytest.fixture(scope="module")
+def page(model) -> str:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # products this small only wait for each other in several
+    try:
+        clips = [CLIPS[index] for index in range(10)]
+        return report(model, clips, NAMES, analyze(model, clips, NAMES, sprites=40), "<s>weights</s>", EVALUATION)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_everything_is_inside(page):
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "@import" not in page
+    assert page.count("<video") == 4 and page.count("<svg") == 1 and page.count("<img") == 4 + 4
+    for title in ("What was found", "Swaps", "Interpolation", "Structure: a row", "Dynamics: each channel", "Evaluation"):
+        assert title in page
+    assert page.count('class="found"') == 6
+    assert "fvd: not measured, the network is not there" in page
+
+
+def test_names_are_text(page):
+    assert "<b>" not in page and "<i>" not in page and "<u>" not in page and "<s>" not in page
+    assert "&lt;b&gt;0&lt;/b&gt;.mp4" in page and "&lt;s&gt;weights&lt;/s&gt;" in page
+
+
+def test_videos_play(page):
+    data = base64.b64decode(re.search(r'src="data:video/mp4;base64,([^"]+)"', page).group(1))
+    with av.open(io.BytesIO(data)) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == SMALL.frames and frames[0].width == len(PANELS) * SMALL.width
+
+
+def test_photographs_are_jpeg_and_drawings_png():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (64, 64, 3), generator=generator, dtype=torch.uint8).numpy()
+    assert "image/png" in picture(noise * 0, "black") and picture(noise, 'a"b').startswith('<img alt="a&quot;b" src="data:image/')
