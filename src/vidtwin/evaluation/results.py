@@ -128,7 +128,8 @@ class Result:
         """For people: each metric with its interval, and by what protocol."""
         lines = [f"{'':24}{'mean':>10}{'95 % interval':>24}"]
         for name, (mean, low, high) in self.intervals.items():
-            lines.append(f"{name:24}{mean:10.4f}{f'{low:.4f} to {high:.4f}':>24}{unit(name)}")
+            digits = 0 if name.startswith("kl") else 4
+            lines.append(f"{name:24}{mean:10.{digits}f}{f'{low:.{digits}f} to {high:.{digits}f}':>24}{unit(name)}")
         if self.distances:
             for name in ("fvd", "kvd"):
                 floor = f"{self.distances[f'{name}_of_real_halves']:.4f} between halves of the real ones"
