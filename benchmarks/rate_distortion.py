@@ -26,7 +26,7 @@ from vidtwin.inference.engine import Engine
 from vidtwin.inference.entropy import LatentCoder, Moments
 from vidtwin.inference.latent_stream import Window
 
-STEPS = (0.5, 1.0, 2.0, 12**0.5, 6.0, 12.0)
+STEPS = (1.0, 12**0.5, 8.0, 16.0, 32.0, 64.0)
 
 
 def main(arguments: list[str] | None = None) -> int:
