@@ -37,3 +37,9 @@ def test_a_curve_is_means_over_clips(clip, monkeypatch):
     assert points[1].bits == sum(alone) / 2
     with pytest.raises(ValueError, match="codec 'mpeg2' is unknown; choose of x264, x265, svtav1"):
         rate_distortion([clip], "mpeg2")
+
+
+def test_what_x264_says_of_itself_is_not_counted(clip):
+    still = torch.zeros_like(clip)
+    bits, _ = coded(still, CODECS["x264"].at(40))
+    assert 0 < bits < 8 * 400  # its settings alone are 700 bytes

@@ -5,6 +5,7 @@ encoder finds best.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
@@ -45,7 +47,7 @@ class Codec:
 CODECS = {
     "x264": Codec(Settings("libx264", "yuv420p", {"preset": "veryslow", "g": "1000"}), (24, 28, 32, 36, 40, 44)),
     "x265": Codec(
-        Settings("libx265", "yuv420p", {"preset": "veryslow", "x265-params": "keyint=1000:log-level=error"}),
+        Settings("libx265", "yuv420p", {"preset": "veryslow", "x265-params": "keyint=1000:info=0:log-level=error"}),
         (24, 28, 32, 36, 40, 44),
     ),
     "svtav1": Codec(Settings("libsvtav1", "yuv420p", {"preset": "3", "g": "1000"}), (32, 40, 48, 54, 58, 63)),
@@ -83,14 +85,22 @@ def coded(clip: Tensor, settings: Settings) -> tuple[int, Tensor]:
                 assert isinstance(frame, VideoFrame)
                 frame.pts, frame.time_base = number, 1 / FPS
                 for packet in stream.encode(frame):
-                    bits += 8 * packet.size
+                    bits += 8 * payload(packet, settings.encoder)
                     container.mux(packet)
             for packet in stream.encode(None):
-                bits += 8 * packet.size
+                bits += 8 * payload(packet, settings.encoder)
                 container.mux(packet)
         frames = np.asarray(read_video(path).frames)
     assert len(frames) == len(levels), f"{len(levels)} frames became {len(frames)}"
     return bits, torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+def payload(packet: Packet, encoder: str) -> int:
+    """Bytes of a packet without what x264 writes about itself into the first one, 700 of them (SEI, type 6 of H.264's units)."""
+    if encoder != "libx264":
+        return packet.size
+    units = re.split(rb"\x00?\x00\x00\x01", bytes(packet))[1:]
+    return sum(len(unit) + 4 for unit in units if unit[0] & 31 != 6)
 
 
 def rate_distortion(clips: Sequence[Tensor], codec: str) -> list[Point]:
