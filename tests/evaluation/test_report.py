@@ -38,7 +38,7 @@ def page(model) -> str:
 def test_everything_is_inside(page):
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "@import" not in page
     assert page.count("<video") == 4 and page.count("<svg") == 1 and page.count("<img") == 4 + 4
-    for title in ("What was found", "Swaps", "Interpolation", "Structure: a row", "Dynamics: each channel", "Evaluation"):
+    for title in ("What was found", "Swaps", "Interpolation", "Structure: the maps", "Dynamics: each channel", "Evaluation"):
         assert title in page
     assert page.count('class="found"') == 6
     assert "fvd: not measured, the network is not there" in page

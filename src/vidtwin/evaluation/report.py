@@ -87,7 +87,7 @@ def report(
         "<h2>Interpolation</h2><p>From the first clip to the second: both latents, Structure alone, Dynamics alone.</p>",
         picture(interpolation_strips(model, codes, 0, min(1, len(shown) - 1)), "interpolation strips"),
         "<h2>The latents themselves</h2><p>Of the first clip; blue below 0, orange above.</p>",
-        "<h3>Structure: a row for each query, a column for each channel</h3>",
+        "<h3>Structure: the maps of each query, 16 channels a row</h3>",
         picture(structure_maps(codes.latents), "maps of Structure"),
         "<h3>Dynamics: each channel over time (down), along the width above, along the height below</h3>",
         picture(dynamics_maps(codes.latents), "maps of Dynamics") if codes.latents.dynamics_x.shape[1] else "<p>None.</p>",
