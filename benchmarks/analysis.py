@@ -8,19 +8,17 @@ sentence for each analysis, and writes benchmarks/results/analysis-WEIGHTS.json.
 
 import argparse
 import sys
-from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from benchmarks.setting import RESULTS, setting, write_json
+from benchmarks.setting import RESULTS, setting
 from vidtwin.data.sources import find_videos
 from vidtwin.evaluation.analysis import SPRITES, Analysis, analyze
 from vidtwin.evaluation.results import list_hash
-from vidtwin.evaluation.scoring import evaluation_clips
+from vidtwin.evaluation.scoring import first_clips
+from vidtwin.files import write_json
 from vidtwin.loading import load_weights
-from vidtwin.model.vidtwin import VidTwin
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_weights(options.weights).to(options.device)
         others = {name: load_weights(path).to(options.device) for name, path in (other.split("=", 1) for other in options.other)}
         videos = find_videos(options.videos)
-        clips, names = clips_of(videos, model, options.clips)
+        clips, names = first_clips(videos, model.config, options.clips)
         analysis = analyze(
             model,
             clips,
@@ -61,17 +59,6 @@ def main(arguments: list[str] | None = None) -> int:
     command += [f"--other {other.split('=', 1)[0]}=WEIGHTS" for other in options.other]
     write_json(options.out or RESULTS / f"analysis-{name}.json", record | setting(options.device, command))
     return 0
-
-
-def clips_of(videos: list[Path], model: VidTwin, count: int) -> tuple[list[Tensor], list[str]]:
-    """The first `count` whole clips of each video, and which video each is of."""
-    config = model.config
-    clips, names = [], []
-    for path in videos:
-        for clip in islice(evaluation_clips(path, config.frames, config.height, config.width, tail="drop"), count):
-            clips.append(clip)
-            names.append(path.name)
-    return clips, names
 
 
 def table(analysis: Analysis) -> str:

@@ -24,7 +24,8 @@ from benchmarks.fuzzing.cases import kind_of, make_case
 from benchmarks.fuzzing.readers import Finding, Outcome, run_case
 from benchmarks.fuzzing.seeds import KINDS, Seed, make_seeds
 from benchmarks.fuzzing.workers import GIB, Bounds, limit_memory, run_cases, watched
-from benchmarks.setting import setting, write_json
+from benchmarks.setting import setting
+from vidtwin.files import write_json
 
 RESULTS = ("read", "warned", "refused", "finding")
 

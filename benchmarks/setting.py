@@ -1,7 +1,6 @@
 """Where and how a benchmark's numbers were taken, and the file that they go to."""
 
 import datetime
-import json
 import platform
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from vidtwin import __version__
-from vidtwin.files import atomic_output
+from vidtwin.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,9 +37,3 @@ def processor() -> str:
 def write_results(name: str, values: dict[str, Any]) -> None:
     """benchmarks/results/`name`.json."""
     write_json(RESULTS / f"{name}.json", values)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """As every results file is written."""
-    with atomic_output(path) as partial:
-        partial.write_text(json.dumps(values, indent=2) + "\n")

@@ -4,7 +4,6 @@ Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wr
 variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
 
-import json
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ from tyro.conf import Positional, arg
 
 from vidtwin import __version__, export_released
 from vidtwin.checkpoint import shipped_names
-from vidtwin.files import atomic_output, check_writable
+from vidtwin.files import atomic_output, check_writable, write_json
 from vidtwin.inference import decode as writing
 from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
@@ -479,8 +478,7 @@ def check_data_command(
         report = check_data(source, frames, sample_fps, workers, progress)
     print(report.table())
     if json_out is not None:
-        with atomic_output(json_out) as partial:
-            partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+        write_json(json_out, report.to_dict())
 
 
 def evaluate_command(
@@ -559,8 +557,7 @@ def evaluate_command(
             workers=workers,
             progress=progress,
         )
-    with atomic_output(out) as partial:
-        partial.write_text(json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
+    write_json(out, result.to_dict(), indent=1, allow_nan=False)
     print(result.table())
     print(f"{'written':24}{out}")
 
@@ -615,8 +612,7 @@ def analyze_command(
             shown.refresh()
 
         analysis = analyze(model, pixels, names, seed=seed, sprites=sprites, progress=progress)
-    with atomic_output(out) as partial:
-        partial.write_text(json.dumps(analysis.to_dict(), indent=1, allow_nan=False) + "\n")
+    write_json(out, analysis.to_dict(), indent=1, allow_nan=False)
     for name, sentence in analysis.sentences().items():
         print(f"{name}: {sentence}")
     print(f"written: {out}")
@@ -663,9 +659,7 @@ def benchmark_command(
 
     def save() -> None:
         if json_out is not None:
-            record = {"rows": [row.to_dict() for row in rows], "video": parts and parts.to_dict()}
-            with atomic_output(json_out) as partial:
-                partial.write_text(json.dumps(record, indent=2) + "\n")
+            write_json(json_out, {"rows": [row.to_dict() for row in rows], "video": parts and parts.to_dict()})
 
     steps = STEPS if train else INFERENCE
     with tqdm(total=len(models) * len(dtypes) * len(batches) * len(steps), unit="row", leave=False, disable=None) as progress:

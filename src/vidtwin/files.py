@@ -1,9 +1,11 @@
 """Outputs that are either whole or not there: written beside the target under a temporary name, then renamed."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -32,6 +34,12 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], values: Any, indent: int = 2, allow_nan: bool = True) -> None:
+    """Plain values as a JSON file, with the options of `json.dumps`. Raises OSError as `atomic_output`."""
+    with atomic_output(path) as partial:
+        partial.write_text(json.dumps(values, indent=indent, allow_nan=allow_nan) + "\n")
 
 
 @contextlib.contextmanager

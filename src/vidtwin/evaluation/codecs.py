@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from vidtwin.evaluation.metrics import clip_psnr
+from vidtwin.video.clips import levels
 from vidtwin.video.encoder import color_graph, configure
 from vidtwin.video.encoding import Settings
 from vidtwin.video.read import read_video
@@ -69,8 +70,8 @@ def coded(clip: Tensor, settings: Settings) -> tuple[int, Tensor]:
 
     The clip is rounded to 8 bits first, as codecs take it; colour is BT.709, 4:2:0.
     """
-    levels = ((clip.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
-    size = levels.shape[1], levels.shape[2]
+    pictures = levels(clip).permute(1, 2, 3, 0).cpu().numpy()
+    size = pictures.shape[1], pictures.shape[2]
     os.environ.setdefault("SVT_LOG", "1")
     with tempfile.TemporaryDirectory(prefix="vidtwin-") as folder:
         path = Path(folder, "clip.mkv")
@@ -79,7 +80,7 @@ def coded(clip: Tensor, settings: Settings) -> tuple[int, Tensor]:
             assert isinstance(stream, VideoStream)
             configure(stream.codec_context, settings, size, FPS, Fraction(1))
             graph, bits = color_graph(size), 0
-            for number, picture in enumerate(levels):
+            for number, picture in enumerate(pictures):
                 graph.push(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
                 frame = graph.pull()
                 assert isinstance(frame, VideoFrame)
@@ -91,7 +92,7 @@ def coded(clip: Tensor, settings: Settings) -> tuple[int, Tensor]:
                 bits += 8 * payload(packet, settings.encoder)
                 container.mux(packet)
         frames = np.asarray(read_video(path).frames)
-    assert len(frames) == len(levels), f"{len(levels)} frames became {len(frames)}"
+    assert len(frames) == len(pictures), f"{len(pictures)} frames became {len(frames)}"
     return bits, torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vidtwin.evaluation.codes import Clips, Codes, decode, working
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.video.clips import levels
 
 GAP = 4  # white pixels between tiles
 MAPS_IN_ROW = 16
@@ -106,7 +106,7 @@ def _shower(frame: int | None) -> Callable[[Tensor], list[np.ndarray]]:
 
     def pictures(clips: Tensor) -> list[np.ndarray]:
         shown = clips[:, :, clips.shape[2] // 2 if frame is None else frame]
-        return list(((shown.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy())
+        return list(levels(shown).permute(0, 2, 3, 1).numpy())
 
     return pictures
 

@@ -3,7 +3,6 @@
 KL(q || N(0, 1)) of a clip's posterior, in bits: what its latents would cost on average by bits-back coding.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +117,7 @@ class _Frozen:
 
 def bits(codes: Codes) -> dict[str, np.ndarray]:
     """KL in bits of "structure" and "dynamics" of each clip: float64 (N,)."""
-    parts = {name: nats.double().numpy() / math.log(2) for name, nats in codes.posterior.kl_parts().items()}
-    return {"structure": parts["structure"], "dynamics": parts["dynamics_x"] + parts["dynamics_y"]}
+    return {name: cost.numpy() for name, cost in codes.posterior.kl_bits().items()}
 
 
 def frame_difference(clip: torch.Tensor) -> float:

@@ -24,6 +24,7 @@ from vidtwin.evaluation.plots import spectra_plot
 from vidtwin.evaluation.results import unit
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.video.clips import levels
 from vidtwin.video.encoding import Encoding
 from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.video.write import VideoWriter
@@ -132,7 +133,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _levels(clip: Tensor) -> np.ndarray:
     """(3, F, H, W) in [-1, 1] -> uint8 (F, H, W, 3)."""
-    return ((clip.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+    return levels(clip).permute(1, 2, 3, 0).cpu().numpy()
 
 
 def _decodings(model: VidTwin, latents: Latents) -> list[Tensor]:

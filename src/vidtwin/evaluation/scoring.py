@@ -176,9 +176,8 @@ class Scorer:
         for number, x in enumerate(self._clips(path)):
             posterior = self.model.posterior(x[None].to(self.device, self.dtype))
             used = posterior.mean if self.rules.latents == "mean" else posterior.sample(self.rules.noise(name, number))
-            bits = {part: (kl.double() / math.log(2)).item() for part, kl in posterior.to(torch.float64).kl_parts().items()}
-            dynamics = bits["dynamics_x"] + bits["dynamics_y"]
-            codes.append(Code(used.to("cpu"), posterior.mean.to("cpu"), bits["structure"], dynamics))
+            bits = posterior.kl_bits()
+            codes.append(Code(used.to("cpu"), posterior.mean.to("cpu"), bits["structure"].item(), bits["dynamics"].item()))
         return codes
 
     @torch.inference_mode()

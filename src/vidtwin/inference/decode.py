@@ -23,7 +23,7 @@ from vidtwin.inference.latent_video import LatentVideo
 from vidtwin.inference.pipeline import Behind, ahead
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
-from vidtwin.video.clips import Geometry, from_clip
+from vidtwin.video.clips import Geometry, from_clip, levels
 from vidtwin.video.encoding import Encoding
 from vidtwin.video.read import probe
 from vidtwin.video.tiles import Fit, Tiling
@@ -87,8 +87,7 @@ class Decoder:
             frames = np.empty((count, *fit.output_size, 3), np.uint8)
             for top, pixels in fit.merge(clips):
                 rows = self._faded(top, pixels, window)[:, :count]
-                levels = ((rows.clamp(-1, 1) + 1) * 127.5).round_().to(torch.uint8)
-                frames[:, top : top + rows.shape[2]] = levels.permute(1, 2, 3, 0).numpy()
+                frames[:, top : top + rows.shape[2]] = levels(rows).permute(1, 2, 3, 0).numpy()
             return Decoded(first, ticks, fit, merged=frames)
         (clip,) = clips
         return Decoded(first, ticks, fit, self._faded(0, clip, window)[:, :count])

@@ -109,7 +109,7 @@ def _seen(fit: Fit, frame: PendingFrame) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _threads(fit: Fit) -> int:
-    """How many make pictures. PyTorch, which fits small ones, has threads of its own."""
+    """How many make pictures; small ones are made where they are read, as quickly as handed on."""
     height, width = fit.source
     return min(cores(), THREADS, PIXELS // (height * width)) if isinstance(fit, Tiling) or is_resampled(fit) else 1
 

@@ -67,9 +67,8 @@ class Moments:
         sums = [_sums_of(m.numpy(), None if v is None else v.numpy()) for m, v in zip(window.latents.tensors, logvars, strict=True)]
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
         if window.logvar is not None:
-            wide = Posterior(*(part.map(lambda tensor: tensor.double()) for part in (window.latents, window.logvar)))
-            parts = [float(part.sum()) / math.log(2) for part in wide.kl_parts().values()]
-            self._kl = [a + b for a, b in zip(self._kl or (0.0, 0.0), (parts[0], parts[1] + parts[2]), strict=True)]
+            parts = [part.sum().item() for part in Posterior(window.latents, window.logvar).kl_bits().values()]
+            self._kl = [a + b for a, b in zip(self._kl or (0.0, 0.0), parts, strict=True)]
 
     @property
     def kl(self) -> tuple[float, float] | None:

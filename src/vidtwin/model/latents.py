@@ -4,6 +4,7 @@ Letters: B batch; z_S (B, d_S, n_q, h_S, w_S); z_D as x (B, d_D, f, w_D), the wi
 height axis.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,11 @@ class Posterior:
             name: 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
             for name, (mean, logvar) in zip(names, pairs, strict=True)
         }
+
+    def kl_bits(self) -> dict[str, Tensor]:
+        """KL in bits of "structure" and "dynamics" of each clip: float64 (B,) each."""
+        parts = {name: nats / math.log(2) for name, nats in self.to(torch.float64).kl_parts().items()}
+        return {"structure": parts["structure"], "dynamics": parts["dynamics_x"] + parts["dynamics_y"]}
 
     def kl(self) -> Tensor:
         """KL(q || N(0, 1)) in nats of all latents of each clip: (B,)."""

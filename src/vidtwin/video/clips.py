@@ -172,9 +172,14 @@ def from_clip(clip: torch.Tensor, geometry: Geometry) -> np.ndarray:
         raise ValueError("the clip holds values that are not numbers (NaN); decode it in float32")
     frames = np.empty((clip.shape[1], *geometry.output_size, 3), dtype=np.uint8)
     for index in range(clip.shape[1]):
-        pixels = _resize(clip[None, :, index].clamp(-1, 1), geometry.output_size)[0].clamp(-1, 1)
-        frames[index] = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        pixels = _resize(clip[None, :, index].clamp(-1, 1), geometry.output_size)[0]
+        frames[index] = levels(pixels).permute(1, 2, 0).numpy()
     return frames
+
+
+def levels(pixels: torch.Tensor) -> torch.Tensor:
+    """Values in [-1, 1], clamped -> uint8 of the same shape, to nearest."""
+    return pixels.clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
 
 
 def content(clip: torch.Tensor, geometry: Geometry) -> torch.Tensor:
