@@ -107,9 +107,10 @@ def test_loading_makes_no_random_numbers_and_is_quick_to_begin(weights):
     with Uninitialized():
         torch.nn.Linear(3, 3)
     assert torch.equal(torch.get_rng_state(), state)
-    code = "import sys, vidtwin; vidtwin.VidTwin.from_pretrained(sys.argv[1]); print('torch._dynamo' in sys.modules)"  # takes 2 s
+    load = "import sys, vidtwin; vidtwin.VidTwin.from_pretrained(sys.argv[1])"
+    code = f"{load}; print({{'torch._dynamo', 'sympy'}} & sys.modules.keys())"  # 3 s of imports
     command = [sys.executable, "-c", code, str(weights)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_weights_do_not_share_memory():
