@@ -42,7 +42,7 @@ lap()
 model = load_weights(sys.argv[1])
 Identity.of(model)
 parts["weights"] = lap()
-stages = split(Engine(model), vidtwin.cli.SAMPLE, {FRAMES}).stages
+stages = split(Engine(model), vidtwin.cli.options.SAMPLE, {FRAMES}).stages
 parts["video"] = stages["read"].wall + stages["write"].wall
 parts["model"] = stages["encode"].wall + stages["decode"].wall
 parts["score"] = stages["score"].wall

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.setting import setting, write_results
-from vidtwin.cli import SAMPLE
+from vidtwin.cli.options import SAMPLE
 from vidtwin.evaluation.metrics import frame_psnr
 from vidtwin.inference.decode import decode_windows
 from vidtwin.inference.encode import encode_video, source_windows
@@ -84,7 +84,7 @@ def theory(sigma: float = 0.1, count: int = 20) -> dict[str, float]:
         mean = Latents(*(math.sqrt(1 - sigma**2) * torch.randn(shape, generator=generator) for shape in shapes))
         logvar = Latents(*(torch.full(shape, 2 * math.log(sigma)) for shape in shapes))
         windows.append(Window(index, mean, logvar, (0,), (False,), False))
-        moments.add(windows[-1])
+        moments.add(windows[-1].latents, windows[-1].logvar)
     coder = LatentCoder.fit(moments, math.sqrt(12))
     values = count * sum(math.prod(shape) for shape in shapes)
     assert moments.kl is not None

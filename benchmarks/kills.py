@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.setting import setting, write_results
-from vidtwin.cli import SAMPLE
+from vidtwin.cli.options import SAMPLE
 from vidtwin.video.read import iter_frames, probe
 from vidtwin.video.write import VideoWriter
 

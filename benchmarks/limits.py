@@ -8,10 +8,13 @@ shares beside, where they are known.
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
 
 import torch
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.memory import peak_memory
 from benchmarks.setting import setting, write_results
 from vidtwin import VidTwin, preset
-from vidtwin.cli import SAMPLE
+from vidtwin.cli.options import SAMPLE
 
 
 def main(arguments: list[str] | None = None) -> int:

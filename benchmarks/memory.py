@@ -18,7 +18,7 @@ import av
 import numpy as np
 
 from benchmarks.setting import setting, write_results
-from vidtwin.cli import SAMPLE
+from vidtwin.cli.options import SAMPLE
 
 WIDTH, HEIGHT, FPS, RATE = 1920, 1080, 25, 48_000
 

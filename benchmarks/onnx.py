@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.setting import setting, write_results
 from vidtwin import VidTwin
-from vidtwin.cli import SAMPLE
+from vidtwin.cli.options import SAMPLE
 from vidtwin.evaluation.metrics import clip_psnr
 from vidtwin.export import export_onnx
 from vidtwin.inference.engine import Engine

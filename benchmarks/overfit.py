@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.setting import setting, write_results
 from vidtwin import preset
-from vidtwin.cli import SAMPLE
+from vidtwin.cli.options import SAMPLE
 from vidtwin.losses.objective import LossWeights
 from vidtwin.training.autoencoder import LOG, train
 from vidtwin.training.recipe import Recipe

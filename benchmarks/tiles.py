@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from benchmarks.setting import setting, write_results
-from vidtwin.cli import SAMPLE
+from vidtwin.cli.options import SAMPLE
 from vidtwin.inference.encode import padded
 from vidtwin.inference.engine import Engine
 from vidtwin.loading import load_weights

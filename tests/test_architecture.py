@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "released": {"files", "checkpoint", "model"},
     "video": {"files", "video"},
     "losses": {"files", "checkpoint", "model", "losses"},
-    "evaluation": {"model", "video", "evaluation", "version", "checkpoint", "losses.lpips", "losses.ms_ssim"},
+    "evaluation": {"model", "video", "evaluation", "version", "checkpoint", "losses.lpips", "losses.ms_ssim", "inference.entropy"},
     "data": {"files", "model.config", "video", "data"},
     "loading": {"checkpoint", "model", "released"},
     "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},

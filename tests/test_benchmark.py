@@ -8,7 +8,8 @@ import torch
 from tests.conftest import seeded_model
 from vidtwin import VidTwin
 from vidtwin.benchmark import Product, Row, count_flops, measure, split, table
-from vidtwin.cli import SAMPLE, main
+from vidtwin.cli import main
+from vidtwin.cli.options import SAMPLE
 from vidtwin.inference.engine import Engine
 from vidtwin.model.config import preset
 

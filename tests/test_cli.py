@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import seeded_model
 from vidtwin import export_released
-from vidtwin.cli import COMMANDS, main, parse_position
+from vidtwin.cli import COMMANDS, main
+from vidtwin.cli.videos import parse_position
 from vidtwin.inference.latent_video import LatentVideo
 from vidtwin.video.read import probe, read_video
 from vidtwin.video.write import VideoWriter

@@ -1,6 +1,7 @@
 """Videos whose frames say their number, in every kind of source."""
 
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -87,3 +88,10 @@ def _v3(folder: Path) -> None:
         path = folder / "meta" / "episodes" / "chunk-000" / f"file-{part:03d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(pyarrow.table(columns), path)
+
+
+def pack(path, *members):
+    with tarfile.open(path, "w") as tar:
+        for file, name in members:
+            tar.add(file, arcname=name)
+    return path

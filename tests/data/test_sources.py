@@ -1,21 +1,13 @@
 import json
 import shutil
 import sys
-import tarfile
 
 import numpy as np
 import pytest
 
-from tests.data.conftest import CAMERAS, episode_numbers, grey_video, lerobot, numbers_in
+from tests.data.conftest import CAMERAS, episode_numbers, grey_video, lerobot, numbers_in, pack
 from vidtwin.data.sources import Recording, expand_braces, find_videos, recordings
 from vidtwin.video import frame_count, probe, read_clip, read_video
-
-
-def pack(path, *members):
-    with tarfile.open(path, "w") as tar:
-        for file, name in members:
-            tar.add(file, arcname=name)
-    return path
 
 
 def test_a_folder_gives_its_videos_sorted(tmp_path, assets):

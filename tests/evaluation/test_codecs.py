@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from vidtwin.cli import SAMPLE
-from vidtwin.evaluation.codecs import CODECS, coded, rate_distortion
+from vidtwin.cli.options import SAMPLE
+from vidtwin.evaluation.codecs import CODECS, codec_curve, coded, mean_curve
 from vidtwin.evaluation.metrics import clip_psnr
 from vidtwin.evaluation.scoring import evaluation_clips
 
@@ -31,12 +31,12 @@ def test_the_same_bytes_each_time(clip):
 
 def test_a_curve_is_means_over_clips(clip, monkeypatch):
     monkeypatch.setitem(CODECS, "x264", type(CODECS["x264"])(CODECS["x264"].settings, (30, 40)))
-    points = rate_distortion([clip, clip.flip(1)], "x264")
+    points = mean_curve([codec_curve(x, "x264") for x in (clip, clip.flip(1))])
     assert [point.quality for point in points] == [30, 40] and points[0].bits > points[1].bits
     alone = [coded(x, CODECS["x264"].at(40))[0] for x in (clip, clip.flip(1))]
     assert points[1].bits == sum(alone) / 2
     with pytest.raises(ValueError, match="codec 'mpeg2' is unknown; choose of x264, x265, svtav1"):
-        rate_distortion([clip], "mpeg2")
+        codec_curve(clip, "mpeg2")
 
 
 def test_what_x264_says_of_itself_is_not_counted(clip):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vidtwin.evaluation import metrics
 from vidtwin.evaluation.metrics import frame_psnr, frame_ssim, psnr, ssim
@@ -31,6 +32,17 @@ def _direct_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     s_xx, s_yy, s_xy = mean(x * x) - m_x**2, mean(y * y) - m_y**2, mean(x * y) - m_x * m_y
     value = (2 * m_x * m_y + c_1) * (2 * s_xy + c_2) / ((m_x**2 + m_y**2 + c_1) * (s_xx + s_yy + c_2))
     return value.mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.2])
+def test_as_scikit_image(noise):
+    x, y = _pair(2, 64, 80, noise)
+    images = list(zip(*(frames.permute(0, 2, 3, 1).numpy() for frames in (x, y)), strict=True))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "channel_axis": 2}
+    expected = [structural_similarity(a, b, **options) for a, b in images]
+    torch.testing.assert_close(ssim(x, y), torch.tensor(expected), atol=1e-9, rtol=0)
+    expected = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in images]  # which has no floor
+    torch.testing.assert_close(psnr(x, y), torch.tensor(expected), atol=1e-3, rtol=0)
 
 
 def test_psnr_of_a_known_error():

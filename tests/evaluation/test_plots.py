@@ -1,10 +1,11 @@
 from xml.etree import ElementTree
 
+from vidtwin.evaluation.codecs import Point
 from vidtwin.evaluation.plots import rate_distortion_plot, spectra_plot
 
 
 def test_a_plot_is_svg_and_the_same_each_time():
-    curves = {"x264": [(40_000.0, 28.0), (20_000.0, 25.0)], "tiny": [(9_000.0, 20.0)]}
+    curves = {"x264": [Point(36, 40_000.0, 28.0), Point(40, 20_000.0, 25.0)], "tiny": [Point(1, 9_000.0, 20.0)]}
     first, again = (rate_distortion_plot(curves, {"3-D DCT": 23.8}) for _ in range(2))
     assert first == again
     assert ElementTree.fromstring(first).tag.endswith("svg")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.evaluation.twins import codes_rows
+from vidtwin import Posterior
 from vidtwin.evaluation.codes import Codes
 from vidtwin.evaluation.probes import factor_scores, pixel_products, principal, probe
 from vidtwin.evaluation.sprites import DYNAMIC, STATIC, SpriteClips, draw_factors
@@ -37,6 +38,18 @@ def test_separated_factors_have_a_gap_of_about_one():
     swapped = probe(_codes(_rows(DYNAMIC), _rows(STATIC)), FACTORS, np.eye(N))
     assert swapped.modularity_gap == pytest.approx(-found.modularity_gap, abs=1e-3)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_samples_know_what_the_posteriors_width_leaves():
+    codes = _codes(_rows(STATIC), _rows(DYNAMIC))
+    means = codes.posterior.mean
+    found = {}
+    for name, logvar in (("narrow", -20.0), ("wide", 10.0)):
+        wider = Posterior(means, means.map(lambda tensor, value=logvar: torch.full_like(tensor, value)))
+        found[name] = probe(Codes(wider, codes.names), FACTORS, np.eye(N))
+    assert found["narrow"].sampled_mean == pytest.approx(found["narrow"].both_mean, abs=0.02)
+    assert found["wide"].both_mean == found["narrow"].both_mean and found["wide"].sampled_mean < 0.2
+    assert "of samples of them" in found["wide"].sentence()
 
 
 def test_noise_knows_nothing():

@@ -41,6 +41,8 @@ def test_a_twins_dynamics_costs_what_moves_and_nothing_when_frozen():
     y = clips - clips.mean(2, keepdim=True)
     assert found.dynamics == pytest.approx(y.mean(-1).square().sum().item() / 2 / math.log(2) / 8, rel=1e-4)
     json.dumps(found.to_dict(), allow_nan=False)
+    assert found.dynamics_per_value == pytest.approx(found.dynamics / (3 * 8 * (6 + 1))) and found.structure_values == 3 * 36
+    assert f"bits a clip ({found.structure_per_value:.1f} a value)" in found.sentence()
     assert "ranks with motion at 1.00" in found.sentence() and "100 % of the way down" in found.sentence()
 
 

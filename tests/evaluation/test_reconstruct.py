@@ -17,10 +17,13 @@ from vidtwin import Latents, VidTwin, VidTwinConfig
 from vidtwin.evaluation.controls import dct_control, default_boxes
 from vidtwin.evaluation.fvd import frechet_distance
 from vidtwin.evaluation.metrics import clip_psnr, unit_range
+from vidtwin.evaluation.pca import fit_patch_pca
 from vidtwin.evaluation.reconstruct import evaluate, evaluation_clips
 from vidtwin.evaluation.results import Scores, list_hash, mean_scores
-from vidtwin.evaluation.scoring import Networks
+from vidtwin.evaluation.scoring import Networks, training_clips
+from vidtwin.inference.entropy import LatentCoder, Moments
 from vidtwin.losses.lpips import LPIPS
+from vidtwin.model.ablations import ablations
 from vidtwin.video.clips import Geometry, to_clip
 from vidtwin.video.encoding import Encoding
 from vidtwin.video.read import read_video
@@ -259,6 +262,58 @@ def test_every_clip_is_in_the_file(model, folder):
     assert record["overall"]["psnr_resize"] > 10
     assert record["missing"]["ms_ssim"] == "needs frames with sides above 160 pixels"
     assert "vgg16-397923af.pth" in record["missing"]["lpips"] and "i3d_torchscript.pt" in record["missing"]["fvd"]
+
+
+def test_controls_that_have_learned(model, folder, tmp_path):
+    single = VidTwin(ablations(model.config)["a"])
+    single.save_pretrained(tmp_path / "grid")
+    assert single.config.latent_values <= model.config.latent_values
+    networks = Networks(
+        pca=fit_patch_pca(training_clips(_videos(folder), model.config), model.config.latent_values), grid=str(tmp_path / "grid")
+    )
+    controls = ("dct", "resize", "pca", "grid")
+    one, two = (evaluate(model, _videos(folder), controls=controls, networks=networks, workers=workers) for workers in (1, 2))
+    assert one.clips == two.clips and one.protocol == two.protocol
+    facts = one.protocol["controls"]
+    assert list(facts) == list(controls)
+    assert all(0 < fact["values"] <= model.config.latent_values for fact in facts.values())
+    first = next(evaluation_clips(folder / "a.mp4", *SIZE))
+    with torch.no_grad():
+        expected = clip_psnr(single.eval()(first[None])[0][0], first)
+    assert one.clips[0].scores.psnr_grid == pytest.approx(expected, abs=1e-4)
+    assert one.clips[0].scores.psnr_pca == pytest.approx(clip_psnr(networks.pca.control(unit_range(first)) * 2 - 1, first))
+    for control, message in (("pca", "with --fit"), ("grid", "with --grid")):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, _videos(folder), controls=(control,))
+    large = dataclasses.replace(model.config, structure_channels=8)
+    VidTwin(large).save_pretrained(tmp_path / "large")
+    with pytest.raises(
+        ValueError, match=rf"large: {large.latent_values} values for clips of .*at most {model.config.latent_values}"
+    ):
+        evaluate(model, _videos(folder), controls=("grid",), networks=Networks(grid=str(tmp_path / "large")))
+
+
+def test_rate_and_distortion(model, folder, monkeypatch):
+    """Of the first clip of each video, in the same bytes as a coder of its own makes."""
+    one, two = (evaluate(model, _videos(folder), first=1, codecs=("x264",), workers=workers) for workers in (1, 2))
+    assert one.rate_distortion == two.rate_distortion and one.overall.clips == 2 and one.protocol["first_clips"] == 1
+    curves = one.to_dict()["rate_distortion"]
+    assert list(curves) == ["latents", "x264"] and [point["quality"] for point in curves["x264"]] == [24, 28, 32, 36, 40, 44]
+    bits = [point.bits for point in one.rate_distortion["latents"]]
+    assert bits == sorted(bits, reverse=True) and bits[0] > bits[-1]
+    assert one.rate_distortion["latents"][0].psnr == pytest.approx(one.overall.psnr, abs=0.5)
+    moments = Moments()
+    with torch.no_grad():
+        posteriors = [model.posterior(next(evaluation_clips(path, *SIZE))[None]) for path in _videos(folder)]
+    for posterior in posteriors:
+        moments.add(posterior.mean, posterior.logvar)
+    coder = LatentCoder.fit(moments, 1.0)
+    expected = np.mean([8 * sum(map(len, coder.encode(posterior.mean))) for posterior in posteriors])
+    assert bits[0] == expected
+    with pytest.raises(ValueError, match="codec 'mpeg2' is unknown"):
+        evaluate(model, _videos(folder), codecs=("mpeg2",))
+    with pytest.raises(ValueError, match="first=0: give at least 1 clip of each video"):
+        evaluate(model, _videos(folder), first=0)
 
 
 def test_runs_and_processes_give_the_same_file(model, folder):

@@ -16,11 +16,28 @@ from vidtwin.evaluation.sprites import SpriteClips, draw_factors
 CLIPS = SpriteClips(draw_factors(10, seed=5), SMALL.frames, SMALL.height, SMALL.width)
 NAMES = [f"<b>{number}</b>.mp4" for number in range(10)]
 EVALUATION = {
-    "protocol": {"weights": "<i>odd</i>", "tail": "repeat", "model": {}, "versions": {}},
+    "protocol": {
+        "weights": "<i>odd</i>",
+        "tail": "repeat",
+        "latent_values": 100,
+        "controls": {"dct": {"values": 99}, "resize": {"values": 96}},
+        "model": {},
+        "versions": {},
+    },
     "intervals": {"psnr": {"mean": 20.0, "low": 19.0, "high": 21.0}},
     "distances": {},
     "missing": {"fvd": "the network is not there"},
     "videos": {"<u>a</u>.mp4": {"clips": 3, "psnr": 20.0, "ssim": 0.5}},
+    "overall": {"psnr": 20.0, "psnr_dct": 21.0, "psnr_resize": 19.0},
+    "rate_distortion": {
+        "latents": [
+            {"quality": 1.0, "bits": 40_000.0, "psnr": 20.0},
+            {"quality": 8.0, "bits": 10_000.0, "psnr": 19.8},
+            {"quality": 64.0, "bits": 1_000.0, "psnr": 12.0},
+        ],
+        "x264": [{"quality": 24.0, "bits": 90_000.0, "psnr": 30.0}, {"quality": 44.0, "bits": 1_000.0, "psnr": 15.0}],
+        "x265": [{"quality": 24.0, "bits": 90_000.0, "psnr": 30.0}, {"quality": 44.0, "bits": 20_000.0, "psnr": 25.0}],
+    },
 }
 
 
@@ -37,10 +54,13 @@ def page(model) -> str:
 
 def test_everything_is_inside(page):
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page) and "@import" not in page
-    assert page.count("<video") == 4 and page.count("<svg") == 1 and page.count("<img") == 4 + 4
+    assert page.count("<video") == 4 and page.count("<svg") == 2 and page.count("<img") == 4 + 4
     for title in ("What was found", "Swaps", "Interpolation", "Structure: the maps", "Dynamics: each channel", "Evaluation"):
         assert title in page
-    assert page.count('class="found"') == 6
+    assert page.count('class="found"') == 6 + 2
+    assert "better than resize and no better than dct." in page
+    assert "20.0 dB at 10.0 kbit" not in page  # within half a dB of the best is enough
+    assert "The latents have 19.8 dB at 10.0 kbit a clip; with as many bits x264 22.7 dB, x265 was not run at such rates." in page
     assert "fvd: not measured, the network is not there" in page
 
 

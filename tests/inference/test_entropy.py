@@ -36,7 +36,7 @@ def posteriors(sigma: float, count: int, seed: int = 0) -> list[Window]:
 def collected(windows) -> Moments:
     moments = Moments()
     for one in windows:
-        moments.add(one)
+        moments.add(one.latents, one.logvar)
     return moments
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,11 +25,15 @@ KINDS = "a folder of videos, a .csv, a .txt, a .tar, shards-{000..010}.tar or a 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Frames start..stop-1 (to the end if None) of a video: a file, or a member of a tar."""
+    """Frames start..stop-1 (to the end if None) of a video: a file, or a member of a tar.
+
+    `columns`: what else the source says of it, by name: other columns of a .csv, a LeRobot episode and its camera.
+    """
 
     file: Path | TarMember
     start: int = 0
     stop: int | None = None
+    columns: tuple[tuple[str, str | int | float], ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -129,7 +133,8 @@ def _listed(path: Path) -> list[Recording]:
             for row in rows:
                 if not row[COLUMN]:
                     raise ValueError(f"{path}: line {rows.line_num} has no path in column {COLUMN!r}; fill it in or delete it")
-                listed.append(Recording(path.parent / row[COLUMN]))
+                others = tuple((name, row[name] or "") for name in row if name not in (COLUMN, None))
+                listed.append(Recording(path.parent / row[COLUMN], columns=others))
             return listed
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a list of paths in UTF-8 ({error}); write it again") from error
@@ -167,7 +172,8 @@ def _lerobot(folder: Path) -> Iterator[Recording]:
         for episode in _episodes_v2(folder / "meta" / "episodes.jsonl"):
             for camera in cameras:
                 names = {"episode_chunk": episode // chunk_size, "episode_index": episode, "video_key": camera}
-                yield Recording(folder / _fill(template, names, meta))
+                columns = (("episode_index", episode), ("camera", camera))
+                yield Recording(folder / _fill(template, names, meta), columns=columns)
     elif version.startswith("v3."):
         for row in _episodes_v3(folder, cameras):
             for camera in cameras:
@@ -175,7 +181,8 @@ def _lerobot(folder: Path) -> Iterator[Recording]:
                 names = {"chunk_index": chunk, "file_index": number, "video_key": camera}
                 if not 0 <= begin < end < math.inf:
                     raise ValueError(f"{folder}: episode {row['episode_index']}: {camera} from {begin} to {end} s is no range")
-                yield Recording(folder / _fill(template, names, meta), round(begin * fps), round(end * fps))
+                columns = (("episode_index", int(row["episode_index"])), ("camera", camera))
+                yield Recording(folder / _fill(template, names, meta), round(begin * fps), round(end * fps), columns)
     else:
         raise ValueError(f"{meta}: codebase_version {version} is not read; convert the data set to v2.1 or v3.0")
 

@@ -94,8 +94,11 @@ FIGURES = (
     Figure("probes", "static_gap", 0.1, floor=-1),
     Figure("probes", "dynamic_gap", 0.1, floor=-1),
     Figure("probes", "both_mean", 0.1),
+    Figure("probes", "sampled_mean", 0.1),
     Figure("rates", "dynamics_rank", 0.2, floor=-1),
     Figure("rates", "saved", 0.1),
+    Figure("rates", "structure_per_value", 0.1),
+    Figure("rates", "dynamics_per_value", 0.1),
 )
 
 

@@ -1,4 +1,4 @@
-"""What video codecs make of the same clips: bits and PSNR at several qualities.
+"""What video codecs make of a clip: bits and PSNR at several qualities.
 
 F frames per clip; H, W height and width in pixels, both even. A clip is one group of pictures: a key frame, then whatever the
 encoder finds best.
@@ -7,7 +7,7 @@ encoder finds best.
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -57,10 +57,10 @@ CODECS = {
 
 @dataclass(frozen=True)
 class Point:
-    """Means over clips: `bits` of a clip, in packets (what a container and the headers of the stream add is left out), and `psnr`
-    in dB as `metrics.clip_psnr` has it."""
+    """What a clip costs and how near it comes: `bits` (what a file adds around the clips is left out), and `psnr` in dB as
+    `metrics.clip_psnr` has it. `quality`: CRF, or the step of a quantiser."""
 
-    quality: int
+    quality: float
     bits: float
     psnr: float
 
@@ -104,19 +104,29 @@ def payload(packet: Packet, encoder: str) -> int:
     return sum(len(unit) + 4 for unit in units if unit[0] & 31 != 6)
 
 
-def rate_distortion(clips: Sequence[Tensor], codec: str) -> list[Point]:
-    """A point for each quality of a codec of `CODECS`, means over the clips (3, F, H, W) in [-1, 1].
+def codec_curve(clip: Tensor, codec: str) -> list[Point]:
+    """A point for each quality of a codec of `CODECS`, of a clip (3, F, H, W) in [-1, 1].
 
     Raises:
         ValueError: another codec.
     """
-    if codec not in CODECS:
-        raise ValueError(f"codec {codec!r} is unknown; choose of {', '.join(CODECS)}")
+    check_codecs([codec])
     points = []
     for quality in CODECS[codec].qualities:
-        results = [coded(clip, CODECS[codec].at(quality)) for clip in clips]
-        bits, psnr = zip(
-            *((bits, clip_psnr(decoded, clip)) for (bits, decoded), clip in zip(results, clips, strict=True)), strict=True
-        )
-        points.append(Point(quality, float(np.mean(bits)), float(np.mean(psnr))))
+        bits, decoded = coded(clip, CODECS[codec].at(quality))
+        points.append(Point(quality, bits, clip_psnr(decoded, clip)))
     return points
+
+
+def mean_curve(curves: Sequence[Sequence[Point]]) -> list[Point]:
+    """Of the curves of clips with the same qualities: at each the mean over clips."""
+    return [
+        Point(points[0].quality, float(np.mean([point.bits for point in points])), float(np.mean([point.psnr for point in points])))
+        for points in zip(*curves, strict=True)
+    ]
+
+
+def check_codecs(names: Iterable[str]) -> None:
+    """Raise a ValueError for a codec that there is not."""
+    if unknown := set(names) - set(CODECS):
+        raise ValueError(f"codec {min(unknown)!r} is unknown; choose of {', '.join(CODECS)}")

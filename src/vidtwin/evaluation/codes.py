@@ -63,6 +63,11 @@ class Codes:
         """Of all clips: a batch of one."""
         return self.latents.map(lambda tensor: tensor.double().mean(0, keepdim=True).float())
 
+    def sampled(self, seed: int = 0) -> "Codes":
+        """The same, with a sample of each posterior in place of its mean."""
+        drawn = self.posterior.sample(torch.Generator().manual_seed(seed))
+        return Codes(Posterior(drawn, self.posterior.logvar), self.names)
+
     @property
     def groups(self) -> np.ndarray:
         """The number of each clip's video, in order of appearance: int (N,)."""

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from vidtwin.evaluation.codecs import Point
+
 # Okabe and Ito's colours, with a mark and a dash each.
 STYLES = (
     ("#0072B2", "o", "-"),
@@ -16,12 +18,12 @@ STYLES = (
 )
 
 
-def rate_distortion_plot(curves: Mapping[str, Sequence[tuple[float, float]]], levels: Mapping[str, float] | None = None) -> str:
-    """Curves of (bits of a clip, PSNR in dB) by name, over a logarithmic rate; `levels` are PSNRs without a rate, as thin lines."""
+def rate_distortion_plot(curves: Mapping[str, Sequence[Point]], levels: Mapping[str, float] | None = None) -> str:
+    """Curves by name, over a logarithmic rate; `levels` are PSNRs without a rate, as thin lines."""
     figure = Figure(figsize=(6.4, 4.2))
     axes = figure.add_subplot()
     for (name, points), (colour, mark, dash) in zip(curves.items(), STYLES, strict=False):
-        kbits, psnr = zip(*((bits / 1000, value) for bits, value in sorted(points)), strict=True)
+        kbits, psnr = zip(*sorted((point.bits / 1000, point.psnr) for point in points), strict=True)
         axes.plot(kbits, psnr, dash, color=colour, marker=mark, markersize=5, label=name)
     for name, value in (levels or {}).items():
         axes.axhline(value, color="0.5", linewidth=0.8)

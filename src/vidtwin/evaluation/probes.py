@@ -23,7 +23,11 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Probes:
-    """Scores of every factor from "structure", "dynamics", "both" and "pixels" (their principal components).
+    """Scores of every factor from "structure", "dynamics", "both", "sampled" (both, drawn from the posterior) and "pixels" (their
+    principal components).
+
+    The first three are the posterior's means, which tell what random weights let through, however small; samples tell what the
+    posterior's width leaves of it.
 
     Attributes:
         clips: how many sprites. components: of pixels; as many as the latents have values, or all that so many clips have.
@@ -55,6 +59,11 @@ class Probes:
         return float(np.mean(list(self.scores["both"].values())))
 
     @property
+    def sampled_mean(self) -> float:
+        """The score from samples of both latents, mean over all factors."""
+        return float(np.mean(list(self.scores["sampled"].values())))
+
+    @property
     def pixels_mean(self) -> float:
         """The score from pixels, mean over all factors."""
         return float(np.mean(list(self.scores["pixels"].values())))
@@ -64,7 +73,7 @@ class Probes:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, safe for JSON."""
-        means = ("static_gap", "dynamic_gap", "modularity_gap", "both_mean", "pixels_mean")
+        means = ("static_gap", "dynamic_gap", "modularity_gap", "both_mean", "sampled_mean", "pixels_mean")
         return dict(vars(self)) | {name: getattr(self, name) for name in means}
 
     def sentence(self) -> str:
@@ -73,7 +82,8 @@ class Probes:
         return (
             f"Of sprites' factors, Structure tells {best['structure']} clearly better than Dynamics, and Dynamics "
             f"{best['dynamics']}; modularity gap {self.modularity_gap:+.2f} (static {self.static_gap:+.2f}, dynamic "
-            f"{self.dynamic_gap:+.2f}); mean score of both {self.both_mean:.2f}, of pixels {self.pixels_mean:.2f}."
+            f"{self.dynamic_gap:+.2f}); mean score of both {self.both_mean:.2f}, of samples of them "
+            f"{self.sampled_mean:.2f}, of pixels {self.pixels_mean:.2f}."
         )
 
     def _better(self, one: str, other: str) -> str:
@@ -82,7 +92,7 @@ class Probes:
 
 
 def probe(codes: Codes, factors: Factors, pixels: np.ndarray, seed: int = 0) -> Probes:
-    """Read every factor of sprites off S, off D, off both (each of the same total variance) and off their pixels.
+    """Read every factor of sprites off S, off D, off both (each of the same total variance), off samples of both, and off pixels.
 
     Args:
         codes, factors: of the same N sprites. pixels: `pixel_products` of them.
@@ -92,12 +102,19 @@ def probe(codes: Codes, factors: Factors, pixels: np.ndarray, seed: int = 0) -> 
     """
     if len(codes) < SPRITES_NEEDED:
         raise ValueError(f"probes need at least {SPRITES_NEEDED} sprites, got {len(codes)}; draw more")
-    S, D = (rows - rows.mean(0) for rows in (codes.structure, codes.dynamics))
-    components = min(S.shape[1] + D.shape[1], len(codes) - 1)
-    products = {"structure": S @ S.T, "dynamics": D @ D.T}
-    products["both"] = sum((K / max(np.trace(K), 1e-300) for K in products.values()), np.zeros((len(S), len(S))))
+    products = _products(codes)
+    components = min(codes.structure.shape[1] + codes.dynamics.shape[1], len(codes) - 1)
+    products["sampled"] = _products(codes.sampled(seed))["both"]
     products["pixels"] = principal(pixels, components)
     return Probes(len(codes), components, {name: factor_scores(K, factors, seed) for name, K in products.items()})
+
+
+def _products(codes: Codes) -> dict[str, np.ndarray]:
+    """Products (N, N) of "structure", "dynamics" and "both", less their means."""
+    S, D = (rows - rows.mean(0) for rows in (codes.structure, codes.dynamics))
+    products = {"structure": S @ S.T, "dynamics": D @ D.T}
+    products["both"] = sum((K / max(np.trace(K), 1e-300) for K in products.values()), np.zeros((len(S), len(S))))
+    return products
 
 
 def factor_scores(K: np.ndarray, factors: Factors, seed: int = 0) -> Scores:

@@ -29,6 +29,7 @@ class Rates:
             difference between frames; None if one of them does not vary.
         dynamics_p: of dynamics_rank, two-sided.
         motion: that difference, mean over clips, of a range of 1.
+        structure_values, dynamics_values: how many each latent has.
     """
 
     clips: int
@@ -44,6 +45,18 @@ class Rates:
     dynamics_rank: float | None
     dynamics_p: float | None
     motion: float
+    structure_values: int
+    dynamics_values: int
+
+    @property
+    def structure_per_value(self) -> float | None:
+        """Bits of each value of Structure; near 0 if the posterior is the prior, whatever the clip."""
+        return self.structure / self.structure_values if self.structure_values else None
+
+    @property
+    def dynamics_per_value(self) -> float | None:
+        """Bits of each value of Dynamics."""
+        return self.dynamics / self.dynamics_values if self.dynamics_values else None
 
     @property
     def saved(self) -> float | None:
@@ -53,7 +66,7 @@ class Rates:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, safe for JSON."""
-        return dict(vars(self)) | {"saved": self.saved}
+        return dict(vars(self)) | {name: getattr(self, name) for name in ("saved", "structure_per_value", "dynamics_per_value")}
 
     def sentence(self) -> str:
         """What was found."""
@@ -64,9 +77,14 @@ class Rates:
         )
         way = "" if self.saved is None else f", {100 * self.saved:.0f} % of the way down"
         return (
-            f"Structure costs {self.structure:.0f} bits a clip and Dynamics {self.dynamics:.0f}, {rank}; a frozen clip's Dynamics "
+            f"Structure costs {self.structure:.0f} bits a clip{_each(self.structure_per_value)} and Dynamics {self.dynamics:.0f}"
+            f"{_each(self.dynamics_per_value)}, {rank}; a frozen clip's Dynamics "
             f"costs {self.dynamics_frozen:.0f}{way}, and that of flat grey {self.dynamics_floor:.0f}."
         )
+
+
+def _each(per_value: float | None) -> str:
+    return "" if per_value is None else f" ({per_value:.1f} a value)"
 
 
 def rates(model: VidTwin, clips: Clips, codes: Codes, batch: int = BATCH, progress: Progress | None = None) -> Rates:
@@ -98,6 +116,8 @@ def rates(model: VidTwin, clips: Clips, codes: Codes, batch: int = BATCH, progre
         dynamics_rank=ranks["dynamics"][0],
         dynamics_p=ranks["dynamics"][1],
         motion=float(motion.mean()),
+        structure_values=codes.structure.shape[1],
+        dynamics_values=codes.dynamics.shape[1],
     )
 
 

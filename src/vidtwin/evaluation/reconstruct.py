@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from vidtwin.checkpoint import weights_hash
+from vidtwin.evaluation.codecs import Point, mean_curve
 from vidtwin.evaluation.fvd import I3D_REMEDY, frechet_distance, kernel_distance, real_floor
 from vidtwin.evaluation.results import Result, list_hash
 from vidtwin.evaluation.scoring import Code, Control, LatentChoice, Networks, Rules, Scored, Scorer, Tail, evaluation_clips
 from vidtwin.evaluation.workers import Workers
+from vidtwin.inference.entropy import LatentCoder, Moments, needs_constriction
 from vidtwin.losses.lpips import REMEDY as LPIPS_REMEDY
 from vidtwin.losses.ms_ssim import TOO_SMALL
-from vidtwin.model.latents import Latents
+from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.version import __version__
 
@@ -26,6 +28,7 @@ __all__ = ["PROTOCOLS", "StrPath", "evaluate", "evaluation_clips", "video_names"
 
 StrPath = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
+STEPS = (1.0, 12**0.5, 8.0, 16.0, 32.0, 64.0)  # of the quantiser, in sigma, for the curve of the latents
 
 # The released script samples the posterior, the paper takes its mean; both see 25 frames a second and repeat a last frame.
 PROTOCOLS: dict[str, Rules] = {
@@ -44,6 +47,8 @@ def evaluate(
     device: str | torch.device | None = None,
     sample_fps: float | None = None,
     controls: Sequence[Control] = (),
+    first: int | None = None,
+    codecs: Sequence[str] = (),
     networks: Networks | None = None,
     weights: str = "unnamed",
     workers: int = 1,
@@ -58,18 +63,21 @@ def evaluate(
     Args:
         model: a VidTwin; left in evaluation mode or not, as it was.
         paths: the videos.
-        tail, sample_fps, latents, seed, controls: as in `Rules`; `PROTOCOLS` has those of the released script and the paper.
+        tail, sample_fps, latents, seed, controls, first, codecs: as in `Rules`; `PROTOCOLS` has those of the released script and
+            the paper.
         device: moves the model there first; None leaves it where it is.
-        networks: for LPIPS, FVD and KVD; without them they are `missing`.
+        networks: for LPIPS, FVD and KVD, which are `missing` without them; and for the controls "pca" and "grid".
         weights: name of the weights for the protocol.
         workers: processes; the numbers do not depend on it.
-        progress: called with (done, total) after each video of each of the two passes; total is twice the videos.
+        progress: called with (done, total) after each video of each of the two passes, or three with `codecs`.
 
     Raises:
         ValueError: an unknown choice, no videos, one listed twice, or none that gives a clip; networks that are not what they
             must be. OSError: files of networks are not there.
     """
-    rules = Rules(sample_fps, tail, latents, seed, tuple(controls))
+    rules = Rules(sample_fps, tail, latents, seed, tuple(controls), first, tuple(codecs))
+    if codecs:
+        needs_constriction()
     videos, networks, begun = video_names(paths), networks or Networks(), time.perf_counter()
     if device is not None:
         model = model.to(device)
@@ -79,7 +87,7 @@ def evaluate(
         nonlocal passed
         passed += 1
         if progress is not None:
-            progress(passed, 2 * len(videos))
+            progress(passed, passes(rules) * len(videos))
 
     try:
         with Workers(model, rules, networks, workers) as pool:
@@ -95,7 +103,7 @@ def evaluate(
             if not codes:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:3])
                 raise ValueError(f"none of {len(videos)} videos gave a clip ({reasons}); check the files or tail={tail!r}")
-            mean = Latents.cat([code.mean for clips in codes.values() for code in clips])
+            mean = Latents.cat([code.posterior.mean for clips in codes.values() for code in clips])
             mean = mean.map(lambda tensor: tensor.double().mean(dim=0, keepdim=True))
             scored: list[Scored] = []
             for name, result in pool.each(Scorer.score, [(name, videos[name], (clips, mean)) for name, clips in codes.items()]):
@@ -103,6 +111,16 @@ def evaluate(
                     raise ValueError(f"{name}: could be read once and then not: {result}")
                 scored += result
                 advance()
+            curves: list[dict[str, list[Point]]] = []
+            if codecs:
+                coders = _coders([code.posterior for clips in codes.values() for code in clips])
+                tasks = [(name, videos[name], (clips, coders)) for name, clips in codes.items()]
+                for name, of_clips in pool.each(Scorer.curves, tasks):
+                    if isinstance(of_clips, str):
+                        raise ValueError(f"{name}: could be read twice and then not, or its latents not be coded: {of_clips}")
+                    curves += of_clips
+                    advance()
+            facts_of_controls = pool.controls
     finally:
         model.train(was_training)
     seconds = time.perf_counter() - begun
@@ -127,6 +145,8 @@ def evaluate(
             "seed": seed if latents == "sample" else None,
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": str(parameter.device),
+            "first_clips": first or "all",
+            "controls": facts_of_controls,
             "i3d_sha256": networks.i3d_sha256 if networks.i3d else None,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
         },
@@ -140,7 +160,21 @@ def evaluate(
             "frames_per_second": round(frames / seconds, 1),
             "processes": workers,
         },
+        rate_distortion={name: mean_curve([of_clip[name] for of_clip in curves]) for name in (curves[0] if curves else ())},
     )
+
+
+def passes(rules: Rules) -> int:
+    """How often each video is read."""
+    return 3 if rules.codecs else 2
+
+
+def _coders(posteriors: list[Posterior]) -> list[LatentCoder]:
+    """One of each of `STEPS`, fitted to all clips."""
+    moments = Moments()
+    for posterior in posteriors:
+        moments.add(posterior.mean, posterior.logvar)
+    return [LatentCoder.fit(moments, step) for step in STEPS]
 
 
 def _distances(scored: list[Scored], seed: int) -> dict[str, float]:

@@ -18,10 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from vidtwin.evaluation.analysis import UNTRAINED, Analysis
+from vidtwin.evaluation.codecs import Point
 from vidtwin.evaluation.codes import Codes, decode, encode_clips
 from vidtwin.evaluation.pictures import dynamics_maps, interpolation_strips, structure_maps, swap_matrix, tiles
-from vidtwin.evaluation.plots import spectra_plot
+from vidtwin.evaluation.plots import rate_distortion_plot, spectra_plot
 from vidtwin.evaluation.results import unit
+from vidtwin.evaluation.scoring import LATENTS
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.video.clips import levels
@@ -40,6 +42,12 @@ TITLES = {
     "dependence_of_sprites": "The same on sprites, whose factors are drawn independently",
     "probes": "Which factors of sprites each latent tells",
     "rates": "What each latent costs in bits",
+}
+CONTROL_TITLES = {
+    "dct": "3-D DCT, low frequencies",
+    "resize": "down- and upsampling",
+    "pca": "principal components of patches",
+    "grid": "a model with one ordinary latent",
 }
 
 STYLE = """
@@ -172,11 +180,17 @@ def _found(analysis: Analysis) -> str:
             cells = [[factor, *(f"{scores[source][factor]:.2f}" for source in scores)] for factor in factors]
             parts.append(table(["factor", *scores], cells))
         own = [row for row in rows if row["analysis"] == name]
+        others = [other for other in analysis.findings if other not in ("model", UNTRAINED)]
         cells = [
-            [row["figure"], _number(row["model"]), _number(row[UNTRAINED]), {True: "yes", False: "no", None: "-"}[row["apart"]]]
+            [
+                row["figure"],
+                *(_number(row[one]) for one in ("model", UNTRAINED)),
+                {True: "yes", False: "no", None: "-"}[row["apart"]],
+                *(_number(row[other]) for other in others),
+            ]
             for row in own
         ]
-        parts.append(table(["figure", "these weights", "untrained", "told apart"], cells))
+        parts.append(table(["figure", "these weights", "untrained", "told apart", *others], cells))
     return "\n".join(parts)
 
 
@@ -191,17 +205,78 @@ def _evaluation(record: Mapping[str, Any]) -> str:
         [name, str(scores["clips"]), f"{scores['psnr']:.2f}", f"{scores['ssim']:.4f}"] for name, scores in record["videos"].items()
     ]
     missing = "".join(f"<li>{escape(name)}: not measured, {escape(why)}</li>" for name, why in record["missing"].items())
-    protocol = ", ".join(f"{key} {value}" for key, value in record["protocol"].items() if key not in ("model", "versions"))
+    protocol = ", ".join(f"{key} {value}" for key, value in record["protocol"].items() if not isinstance(value, dict))
     return "\n".join(
         [
             "<h2>Evaluation</h2>",
             f'<p class="note">{escape(protocol)}</p>',
             table(["metric", "mean", "95 % interval", "unit"], rows),
             f"<ul>{missing}</ul>" if missing else "",
+            _controls(record),
+            _rate_distortion(record.get("rate_distortion", {})),
             "<h3>Videos</h3>",
             table(["video", "clips", "PSNR in dB", "SSIM"], videos),
         ]
     )
+
+
+def _controls(record: Mapping[str, Any]) -> str:
+    """A sentence and a table: what others make of as many values."""
+    facts = record["protocol"].get("controls", {})
+    if not facts:
+        return ""
+    ours = record["overall"]["psnr"]
+    psnr = {name: record["overall"][f"psnr_{name}"] for name in facts}
+    worse, better = ([name for name in psnr if (psnr[name] < ours) is less] for less in (True, False))
+    sentence = (
+        f"At as many values these weights are better than {', '.join(worse) or 'none'} and no better than {', '.join(better)}."
+    )
+    rows = [["these weights", str(record["protocol"]["latent_values"]), f"{ours:.2f}"]]
+    rows += [[CONTROL_TITLES[name], str(facts[name]["values"]), f"{psnr[name]:.2f}"] for name in facts]
+    return "\n".join(
+        [
+            "<h3>Controls: as many values without the model</h3>",
+            f'<p class="found">{escape(sentence if better else sentence.partition(" and no")[0] + ".")}</p>',
+            table(["", "values a clip", "PSNR in dB"], rows),
+        ]
+    )
+
+
+def _rate_distortion(curves: Mapping[str, Any]) -> str:
+    """A sentence, the curves and their points."""
+    if not curves:
+        return ""
+    points = {name: [Point(**point) for point in listed] for name, listed in curves.items()}
+    rows = [
+        [name, f"{point.quality:.4g}", f"{point.bits / 1000:.2f}", f"{point.psnr:.2f}"] for name in points for point in points[name]
+    ]
+    text = "Real bits of a clip, as written: latents quantised in steps of their sigma and entropy-coded; encoders at their best."
+    return "\n".join(
+        [
+            "<h3>Rate and distortion</h3>",
+            f"<p>{text}</p>",
+            f'<p class="found">{escape(compared(points))}</p>',
+            rate_distortion_plot(points),
+            f"<details><summary>Points</summary>{table(['', 'step or CRF', 'kbit', 'PSNR in dB'], rows)}</details>",
+        ]
+    )
+
+
+def compared(points: Mapping[str, Sequence[Point]]) -> str:
+    """What each codec reaches with as many bits as the latents' cheapest point within 0.5 dB of their best."""
+    ours = sorted(points[LATENTS], key=lambda point: point.bits)
+    best = max(point.psnr for point in ours)
+    ours_at = next(point for point in ours if point.psnr > best - 0.5)
+    said = []
+    for name in points:
+        if name != LATENTS:
+            curve = sorted(points[name], key=lambda point: point.bits)
+            rates, psnr = [np.log(point.bits) for point in curve], [point.psnr for point in curve]
+            if not rates[0] <= np.log(ours_at.bits) <= rates[-1]:
+                said.append(f"{name} was not run at such rates")
+            else:
+                said.append(f"{name} {np.interp(np.log(ours_at.bits), rates, psnr):.1f} dB")
+    return f"The latents have {ours_at.psnr:.1f} dB at {ours_at.bits / 1000:.1f} kbit a clip; with as many bits {', '.join(said)}."
 
 
 def _protocol(analysis: Analysis) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
+from vidtwin.evaluation.codecs import Point
 
 DIGITS = 6  # of every number in a file: what is beyond is rounding, and differs between machines
 
@@ -26,7 +27,7 @@ class Scores:
         psnr_dynamics_at_mean: the same for both halves of z_D.
         psnr_structure_only, psnr_dynamics_only: of the decodings of one branch's feature alone, u_S or u_D.
         kl_structure, kl_dynamics: KL(q || N(0, 1)) in bits of a clip: what the latents cost with ideal coding of samples.
-        psnr_dct, psnr_resize: of the controls with as many values a clip; None where they were not asked for.
+        psnr_dct, psnr_resize, psnr_pca, psnr_grid: of the controls with as many values a clip; None where they were not asked for.
     """
 
     clips: int
@@ -42,6 +43,8 @@ class Scores:
     lpips: float | None = None
     psnr_dct: float | None = None
     psnr_resize: float | None = None
+    psnr_pca: float | None = None
+    psnr_grid: float | None = None
 
     @property
     def lost_without_structure(self) -> float:
@@ -81,6 +84,7 @@ class Result:
         failures: the names of videos that gave no clips, with the reason.
         missing: metrics that were not measured, with what is missing.
         run: date, seconds and processes, which the same numbers may differ in.
+        rate_distortion: the curves of "latents" and of codecs, means over clips; empty if not measured.
     """
 
     protocol: dict[str, Any]
@@ -89,6 +93,7 @@ class Result:
     failures: dict[str, str]
     missing: dict[str, str]
     run: dict[str, Any]
+    rate_distortion: dict[str, list[Point]] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def videos(self) -> dict[str, Scores]:
@@ -114,6 +119,9 @@ class Result:
             "overall": {"clips": self.overall.clips} | rounded(self.overall.metrics()),
             "intervals": {name: rounded(interval._asdict()) for name, interval in self.intervals.items()},
             "distances": rounded(self.distances),
+            "rate_distortion": {
+                name: [rounded(dataclasses.asdict(point)) for point in points] for name, points in self.rate_distortion.items()
+            },
             "missing": self.missing,
             "videos": {name: {"clips": scores.clips} | rounded(scores.metrics()) for name, scores in self.videos.items()},
             "failures": self.failures,
@@ -134,6 +142,8 @@ class Result:
             for name in ("fvd", "kvd"):
                 floor = f"{self.distances[f'{name}_of_real_halves']:.4f} between halves of the real ones"
                 lines.append(f"{name:24}{self.distances[name]:10.4f}  of {self.distances['clips']} clips; {floor}")
+        for name, points in self.rate_distortion.items():
+            lines.append(f"{name:24}{', '.join(f'{p.psnr:.2f} dB at {p.bits / 1000:.1f} kbit' for p in points)}")
         lines += [f"{name:24}not measured: {reason}" for name, reason in self.missing.items()]
         lines += [f"{'failed':24}{name}: {reason}" for name, reason in self.failures.items()]
         p, run = self.protocol, self.run

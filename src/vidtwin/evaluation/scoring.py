@@ -11,28 +11,34 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vidtwin.checkpoint import weights_hash
+from vidtwin.evaluation.codecs import Point, check_codecs, codec_curve
 from vidtwin.evaluation.controls import dct_control, default_boxes, resize_control, resize_shape
 from vidtwin.evaluation.fvd import I3D, I3D_SHA256
 from vidtwin.evaluation.metrics import clip_psnr, clip_ssim, unit_range
+from vidtwin.evaluation.pca import PatchPCA
 from vidtwin.evaluation.results import Clip, Scores
+from vidtwin.inference.entropy import LatentCoder
 from vidtwin.losses.lpips import LPIPS, load_lpips
 from vidtwin.losses.ms_ssim import TOO_SMALL, ms_ssim
 from vidtwin.model.config import VidTwinConfig
-from vidtwin.model.latents import Latents
+from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.video.clips import Geometry, chunks, frame_interval, pad_tail, to_clip
 from vidtwin.video.read import iter_frames, probe
 
 Tail = Literal["repeat", "drop"]
 LatentChoice = Literal["mean", "sample"]
-Control = Literal["dct", "resize"]
-CONTROLS: tuple[Control, ...] = ("dct", "resize")
+Control = Literal["dct", "resize", "pca", "grid"]
+CONTROLS: tuple[Control, ...] = ("dct", "resize", "pca", "grid")
+MOST_TRAINING_CLIPS = 128
+LATENTS = "latents"  # name of their curve beside those of codecs
 
 
 def evaluation_clips(
@@ -81,6 +87,13 @@ def first_clips(paths: Sequence[Path], config: VidTwinConfig, count: int) -> tup
     return clips, names
 
 
+def training_clips(paths: Sequence[Path], config: VidTwinConfig) -> Iterator[Tensor]:
+    """The first whole clip, (3, F, h, w) in [0, 1], of each of up to 128 videos that lie evenly in the list and have one."""
+    for path in paths[:: max(1, -(-len(paths) // MOST_TRAINING_CLIPS))]:
+        for clip in islice(evaluation_clips(path, *config.clip_shape[1:], tail="drop"), 1):
+            yield unit_range(clip)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """Which clips, and which latents of them.
@@ -90,6 +103,8 @@ class Rules:
         latents: the posterior's mean (as in the paper) or a sample of it (as in the released script).
         seed: of the noise of samples; that of a clip depends on it, the video's name and the clip's number alone.
         controls: what else is scored, with as many values a clip as the latents have.
+        first: clips of each video, at most; None takes all.
+        codecs: of `codecs.CODECS`, to take curves of rate and distortion of, beside that of the latents.
 
     Raises:
         ValueError: a choice that there is not.
@@ -100,6 +115,8 @@ class Rules:
     latents: LatentChoice = "mean"
     seed: int = 0
     controls: tuple[Control, ...] = ()
+    first: int | None = None
+    codecs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tail not in ("repeat", "drop"):
@@ -110,6 +127,9 @@ class Rules:
             raise ValueError(f"sample_fps={self.sample_fps!r}: must be a positive number of frames per second, or None for all")
         if unknown := set(self.controls) - set(CONTROLS):
             raise ValueError(f"control {min(unknown)!r} is unknown; choose of {', '.join(CONTROLS)}")
+        if self.first is not None and self.first < 1:
+            raise ValueError(f"first={self.first}: give at least 1 clip of each video, or None for all")
+        check_codecs(self.codecs)
 
     def interval(self, fps: Fraction) -> int:
         """Every how-manieth frame of a video is taken."""
@@ -123,23 +143,27 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Files of networks that some metrics are taken with; None for those that are not.
+    """What some metrics and controls are taken with, besides the model; None for those that are not.
 
     Attributes:
-        lpips: as `load_lpips` takes it. i3d: as `fvd.I3D`; i3d_sha256: what the file must be.
+        lpips: file, as `load_lpips` takes it. i3d: file, as `fvd.I3D`; i3d_sha256: what it must be.
+        pca: for the control "pca". grid: for "grid": a folder or name as `VidTwin.from_pretrained` takes, of a model with one
+            ordinary latent (`model.ablations`, "a"), or of any other with as many values a clip.
     """
 
     lpips: str | None = None
     i3d: str | None = None
     i3d_sha256: str = I3D_SHA256
+    pca: PatchPCA | None = None
+    grid: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """What is kept of a clip until it is decoded, on the CPU: the latents to decode, the posterior's mean, and KL in bits."""
+    """What is kept of a clip until it is decoded, on the CPU: the latents to decode, the posterior, and KL in bits."""
 
     used: Latents
-    mean: Latents
+    posterior: Posterior
     kl_structure: float
     kl_dynamics: float
 
@@ -157,7 +181,8 @@ class Scorer:
     """Encodes and scores the clips of videos with a model, on its device, one at a time.
 
     Raises:
-        OSError, ValueError: as `Rules`, `load_lpips` and `I3D`.
+        OSError, ValueError: as `Rules`, `load_lpips`, `I3D` and `VidTwin.from_pretrained`; a control without what it is taken
+            with, or with more values a clip than the model has, or of clips of another size.
     """
 
     def __init__(self, model: VidTwin, rules: Rules, networks: Networks):
@@ -168,6 +193,35 @@ class Scorer:
         self._boxes, self._small = default_boxes(values, size), resize_shape(values, size)
         self._lpips: LPIPS | None = None if networks.lpips is None else load_lpips(networks.lpips).to(self.device)
         self._i3d = None if networks.i3d is None else I3D(networks.i3d, self.device, networks.i3d_sha256)
+        self._pca = networks.pca if "pca" in rules.controls else None
+        self._grid: VidTwin | None = None
+        if "pca" in rules.controls and self._pca is None:
+            raise ValueError("the control pca learns from clips: give a folder of training videos with --fit")
+        if self._pca is not None and (self._pca.size != size or self._pca.values > values):
+            raise ValueError(f"pca of {self._pca.values} values for clips of {self._pca.size}: must be at most {values} for {size}")
+        if "grid" in rules.controls:
+            if networks.grid is None:
+                raise ValueError("the control grid is a model: give weights of one with a single latent with --grid")
+            self._grid = VidTwin.from_pretrained(networks.grid).eval().to(self.device, self.dtype)
+            of = self._grid.config
+            if of.clip_shape[1:] != size or of.latent_values > values:
+                raise ValueError(
+                    f"--grid {networks.grid}: {of.latent_values} values for clips of {of.clip_shape[1:]}; give weights with at "
+                    f"most {values} for {size}"
+                )
+
+    @property
+    def controls(self) -> dict[str, dict[str, Any]]:
+        """The values a clip of each control that is scored, and what it is."""
+        facts: dict[str, dict[str, Any]] = {
+            "dct": {"values": self._boxes.values, "luma": list(self._boxes.luma), "chroma": list(self._boxes.chroma)},
+            "resize": {"values": 3 * math.prod(self._small), "shape": list(self._small)},
+        }
+        if self._pca is not None:
+            facts["pca"] = self._pca.to_dict()
+        if self._grid is not None:
+            facts["grid"] = {"values": self._grid.config.latent_values, "weights_sha256": weights_hash(self._grid)}
+        return {name: facts[name] for name in CONTROLS if name in self.rules.controls}
 
     @torch.inference_mode()
     def encode(self, name: str, path: Path) -> list[Code]:
@@ -177,7 +231,8 @@ class Scorer:
             posterior = self.model.posterior(x[None].to(self.device, self.dtype))
             used = posterior.mean if self.rules.latents == "mean" else posterior.sample(self.rules.noise(name, number))
             bits = posterior.kl_bits()
-            codes.append(Code(used.to("cpu"), posterior.mean.to("cpu"), bits["structure"].item(), bits["dynamics"].item()))
+            kept = posterior.to("cpu", torch.float32)
+            codes.append(Code(used.to("cpu"), kept, bits["structure"].item(), bits["dynamics"].item()))
         return codes
 
     @torch.inference_mode()
@@ -194,9 +249,22 @@ class Scorer:
             scored.append(Scored(clip, self._features(x), self._features(x_hat)))
         return scored
 
+    @torch.inference_mode()
+    def curves(self, name: str, path: Path, codes: list[Code], coders: Sequence[LatentCoder]) -> list[dict[str, list[Point]]]:
+        """Of every clip of a video: rate and distortion of its latents, coded by each of `coders`, and of each codec."""
+        curves = []
+        for x, code in zip(self._clips(path), codes, strict=True):
+            ours = []
+            for coder in coders:
+                bits = 8 * sum(map(len, coder.encode(code.posterior.mean)))
+                x_hat = self._decoded(coder.quantized(code.posterior.mean), None)
+                ours.append(Point(coder.step, bits, clip_psnr(x_hat, x.to(self.device))))
+            curves.append({LATENTS: ours} | {codec: codec_curve(x, codec) for codec in self.rules.codecs})
+        return curves
+
     def _clips(self, path: Path) -> Iterator[Tensor]:
         frames, height, width = self.config.clip_shape[1:]
-        return evaluation_clips(path, frames, height, width, self.rules.sample_fps, self.rules.tail)
+        return islice(evaluation_clips(path, frames, height, width, self.rules.sample_fps, self.rules.tail), self.rules.first)
 
     def _decoded(self, latents: Latents, only: Literal["structure", "dynamics"] | None) -> Tensor:
         return self.model.decode(latents.to(self.device, self.dtype), only)[0].float()
@@ -209,7 +277,7 @@ class Scorer:
         used = code.used.to(self.device, self.dtype)
         frames = [unit_range(clip).transpose(0, 1) for clip in (x, x_hat)]
         clip = unit_range(x).cpu()
-        dct, resize = (name in self.rules.controls for name in CONTROLS)
+        dct, resize = (name in self.rules.controls for name in ("dct", "resize"))
         return Scores(
             clips=1,
             psnr=clip_psnr(x_hat, x),
@@ -224,6 +292,8 @@ class Scorer:
             lpips=None if self._lpips is None else self._perceptual(x, x_hat),
             psnr_dct=clip_psnr(dct_control(clip, self._boxes) * 2 - 1, x.cpu()) if dct else None,
             psnr_resize=clip_psnr(resize_control(clip, self._small) * 2 - 1, x.cpu()) if resize else None,
+            psnr_pca=None if self._pca is None else clip_psnr(self._pca.control(clip) * 2 - 1, x.cpu()),
+            psnr_grid=None if self._grid is None else clip_psnr(self._grid(x[None].to(self.dtype))[0][0].float(), x),
         )
 
     def _perceptual(self, x: Tensor, x_hat: Tensor) -> float:

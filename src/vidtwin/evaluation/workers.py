@@ -49,6 +49,11 @@ class Workers:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._stack.close()
 
+    @property
+    def controls(self) -> dict[str, dict[str, Any]]:
+        """As `Scorer.controls`."""
+        return self._own.controls
+
     def each(self, method: Callable[..., T], tasks: Iterable[tuple[str, Path, tuple[Any, ...]]]) -> Iterator[Outcome[T]]:
         """method(scorer, name, path, *more) of each video (name, path, more), in their order."""
         if self._pool is None:

@@ -310,7 +310,7 @@ def write(
     needs_constriction()
     moments = Moments()
     for window in windows():
-        moments.add(window)
+        moments.add(window.latents, window.logvar)
     coder = LatentCoder.fit(moments, step, sigma, prior)
     facts = replace(header, logvar=False).to_dict() | coder.to_dict()
     facts["kl_bits"] = moments.kl and [round(bits, 1) for bits in moments.kl]

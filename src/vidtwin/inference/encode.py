@@ -104,8 +104,12 @@ def source_windows(
 def _seen(fit: Fit, frame: PendingFrame) -> tuple[np.ndarray, np.ndarray, int]:
     """Pixels as a window holds them, (3, h, w) or for tiles (H, W, 3); the thumbnail; the timestamp."""
     image = frame.picture(isinstance(fit, Geometry))
-    pixels = to_clip(image[None], fit)[:, 0].numpy() if isinstance(fit, Geometry) else image
-    return pixels, thumbnail(image), frame.pts
+    return (pixels_of(fit, image) if isinstance(fit, Geometry) else image), thumbnail(image), frame.pts
+
+
+def pixels_of(geometry: Geometry, image: np.ndarray) -> np.ndarray:
+    """A picture, uint8 (H, W, 3), as a frame of the model's clip: float32 (3, h, w) in [-1, 1]."""
+    return to_clip(image[None], geometry)[:, 0].numpy()
 
 
 def _threads(fit: Fit) -> int:

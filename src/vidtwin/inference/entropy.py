@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vidtwin.inference.latent_stream import NAMES, Window
+from vidtwin.inference.latent_stream import NAMES
 from vidtwin.model.latents import Latents, Posterior
 
 CODER = "ans, gaussian bins 1"  # changes with whatever changes the bytes
@@ -61,13 +61,14 @@ class Moments:
         self._kl: list[float] = []
         self.windows = 0
 
-    def add(self, window: Window) -> None:
+    def add(self, mean: Latents, logvar: Latents | None) -> None:
+        """The posterior of a window, (T, ...) each."""
         self.windows += 1
-        logvars = [None] * 3 if window.logvar is None else window.logvar.tensors
-        sums = [_sums_of(m.numpy(), None if v is None else v.numpy()) for m, v in zip(window.latents.tensors, logvars, strict=True)]
+        logvars = [None] * 3 if logvar is None else logvar.tensors
+        sums = [_sums_of(m.numpy(), None if v is None else v.numpy()) for m, v in zip(mean.tensors, logvars, strict=True)]
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
-        if window.logvar is not None:
-            parts = [part.sum().item() for part in Posterior(window.latents, window.logvar).kl_bits().values()]
+        if logvar is not None:
+            parts = [part.sum().item() for part in Posterior(mean, logvar).kl_bits().values()]
             self._kl = [a + b for a, b in zip(self._kl or (0.0, 0.0), parts, strict=True)]
 
     @property

@@ -77,6 +77,31 @@ class Latents:
         return Latents(*(torch.cat(tensors) for tensors in zip(*(part.tensors for part in parts), strict=True)))
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class NormalizedLatents:
+    """Latents of which each channel has mean 0 and standard deviation 1 over a data set: not what a decoder takes.
+
+    Of the shapes of `Latents`, and no subclass of it: whoever decodes them without undoing it is told, by the type.
+    """
+
+    structure: Tensor
+    dynamics_x: Tensor
+    dynamics_y: Tensor
+
+    def __post_init__(self) -> None:
+        Latents(*self.tensors)  # checks the shapes
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.structure, self.dynamics_x, self.dynamics_y
+
+    def __len__(self) -> int:
+        return len(self.structure)
+
+    def __repr__(self) -> str:
+        return f"Normalized{Latents(*self.tensors)}"
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """Diagonal Gaussian q(z | x): mean and log-variance, both Latents."""

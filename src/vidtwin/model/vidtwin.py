@@ -17,7 +17,7 @@ from vidtwin.model.ablations import (
 from vidtwin.model.backbone import Decoder, Encoder
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.dynamics import DynamicsDecoder, DynamicsEncoder
-from vidtwin.model.latents import Latents, Posterior
+from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
 from vidtwin.model.qformer import QFormer
 from vidtwin.model.structure import StructureDecoder, StructureEncoder
 
@@ -75,6 +75,7 @@ class VidTwin(nn.Module, Checkpointed):
 
         Raises:
             ValueError: `only` is neither None, "structure" nor "dynamics"; latents of another config, or not finite.
+            TypeError: `NormalizedLatents`.
         """
         self._check_latents(latents)
         if only == "structure":
@@ -116,8 +117,9 @@ class VidTwin(nn.Module, Checkpointed):
             raise ValueError(f"clip with values from {low:g} to {high:g}: expected finite values in [-1, 1]; rescale the frames")
 
     def _check_latents(self, latents: Latents) -> None:
-        config = self.config
-        expected = config.latent_shapes
+        if isinstance(latents, NormalizedLatents):
+            raise TypeError("normalised latents do not decode; undo it first: dataset.normalizer.denormalize(latents)")
+        expected = self.config.latent_shapes
         if tuple(shape[1:] for shape in latents.shapes) != expected:
             raise ValueError(
                 f"latents of shapes {latents.shapes}: this model expects (B, ...) of {expected}; use the model that encoded them"

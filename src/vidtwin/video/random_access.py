@@ -40,6 +40,12 @@ def frame_count(path: VideoFile) -> int:
     return _index_of(path).count
 
 
+def timestamp(path: VideoFile, number: int) -> int | None:
+    """Of frame `number`, in ticks; None if there is no such frame, or its file has no timestamps to find frames by."""
+    index = _index_of(path)
+    return None if index.pts is None or not 0 <= number < index.count else index.pts[number]
+
+
 def read_clip(path: VideoFile, numbers: range) -> np.ndarray | None:
     """Frames of these numbers, uint8 (F, H, W, 3); None if the file has no timestamps to find them by."""
     index = _index_of(path)

@@ -1,0 +1,135 @@
+"""Items encoded by processes of this machine, each with the model and one thread for it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidtwin.cache.encode import Failure, encode_items
+from vidtwin.cache.items import Item
+from vidtwin.cache.plan import Plan
+from vidtwin.cache.spool import Entry, Spool
+from vidtwin.inference.engine import Engine
+from vidtwin.model.vidtwin import VidTwin
+
+CHUNK = 8  # items that a process is given at once: it reads the next while it encodes this one
+KILLED = "killed the process that encoded it, each time: a broken decoder, or too little memory"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process needs to encode.
+
+    Attributes:
+        model: a checkpoint folder. device: "cpu", or "cuda", of which each process takes the next. batch: clips at a time, or None
+            for what fits.
+        threads: of torch, in each process. The bits of a CPU's latents may depend on it.
+        spool: folder to put rows into. scratch: for copies of remote files.
+    """
+
+    plan: Plan
+    model: Path
+    device: str
+    spool: Path
+    batch: int | None = None
+    threads: int = 1
+    scratch: Path | None = None
+
+    def engine(self, rank: int = 0) -> Engine:
+        """On the device of process number `rank`."""
+        torch.set_num_threads(self.threads)
+        device = f"cuda:{rank % torch.cuda.device_count()}" if self.device == "cuda" else self.device
+        model = VidTwin.from_pretrained(self.model).to(device)
+        return Engine(model, encode_dtype=getattr(torch, self.plan.dtype), batch=self.batch)
+
+
+def encode_chunk(engine: Engine, setup: Setup, items: Sequence[Item]) -> list[Entry]:
+    """Encode items and put down what came of each."""
+    spool = Spool(setup.spool, setup.plan)
+    return [spool.keep(outcome) for outcome in encode_items(engine, setup.plan, items, setup.scratch)]
+
+
+def encode_locally(setup: Setup, items: Sequence[Item], processes: int) -> Iterator[Entry]:
+    """Encode items in so many processes; what came of each, as it is done.
+
+    A process that dies is replaced. What it and the others were at is done again, one item after the other, and one that ends its
+    process again is a failure.
+    """
+    size = max(1, min(CHUNK, len(items) // (4 * processes)))
+    chunks = deque(list(items[start : start + size]) for start in range(0, len(items), size))
+    while chunks:
+        lost: list[Item] = []
+        yield from _run(setup, chunks, processes, lost)
+        spool = Spool(setup.spool, setup.plan)
+        for item in lost:
+            if (entry := spool.pending(item)) is not None:
+                yield entry
+                continue
+            again: list[Item] = []
+            yield from _run(setup, deque([[item]]), 1, again)
+            if again:
+                yield spool.keep(Failure(item, None, KILLED))
+
+
+def _run(setup: Setup, chunks: deque[list[Item]], processes: int, lost: list[Item]) -> Iterator[Entry]:
+    """Until all chunks are done, or a process dies; `lost` gets the items that were being encoded then."""
+    context = multiprocessing.get_context("spawn")
+    running: dict[Future[list[Entry]], list[Item]] = {}
+    pool = ProcessPoolExecutor(processes, context, _begin, (setup, context.Value("i", 0)))
+    try:
+        while chunks or running:
+            while chunks and len(running) < 2 * processes:
+                try:
+                    running[pool.submit(_work, chunks[0])] = chunks[0]
+                except BrokenProcessPool:
+                    break
+                chunks.popleft()
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                items = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    lost += items
+                else:
+                    yield from future.result()
+            if lost:
+                for future, items in running.items():  # all of them end so
+                    if future.exception() is None:
+                        yield from future.result()
+                    else:
+                        lost += items
+                return
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_process: tuple[Engine, Setup] | None = None
+
+
+def _begin(setup: Setup, counter: Any) -> None:
+    """Of a process: the model; and an end when the one that began it has ended, however it did."""
+    global _process
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C, which reaches all, ends it silently
+    with counter.get_lock():
+        rank = counter.value
+        counter.value += 1
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    _process = setup.engine(rank), setup
+
+
+def _work(items: list[Item]) -> list[Entry]:
+    assert _process is not None
+    return encode_chunk(*_process, items)

@@ -1,0 +1,62 @@
+"""The command line: `vidtwin COMMAND ...`. A command body is arguments -> one library call -> print.
+
+Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C. With the environment
+variable VIDTWIN_TRACEBACK set, failures show where they came from.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+import tyro
+
+from vidtwin import __version__
+from vidtwin.cli.datasets import check_data_command, encode_dataset_command
+from vidtwin.cli.evaluating import analyze_command, evaluate_command
+from vidtwin.cli.options import UsageError
+from vidtwin.cli.training import train_command
+from vidtwin.cli.videos import decode_command, encode_command, interpolate_command, reconstruct_command, swap_command
+from vidtwin.cli.weights import benchmark_command, convert_command, export_command, info_command
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "reconstruct": reconstruct_command,
+    "encode": encode_command,
+    "decode": decode_command,
+    "swap": swap_command,
+    "interpolate": interpolate_command,
+    "info": info_command,
+    "convert": convert_command,
+    "export": export_command,
+    "train": train_command,
+    "check-data": check_data_command,
+    "encode-dataset": encode_dataset_command,
+    "evaluate": evaluate_command,
+    "analyze": analyze_command,
+    "benchmark": benchmark_command,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"vidtwin {__version__}")
+        return 0
+    warnings.showwarning = lambda message, *rest: print(f"vidtwin: warning: {message}", file=sys.stderr)
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="vidtwin",
+            description="Video autoencoder with Structure and Dynamics latents.",
+            args=arguments,
+        )
+    except KeyboardInterrupt:
+        print("vidtwin: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        if os.environ.get("VIDTWIN_TRACEBACK"):  # for whoever looks for a fault of ours
+            raise
+        print(f"vidtwin: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0

@@ -1,0 +1,160 @@
+"""Options that several commands have, what they mean here, and how commands refuse and speak."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TextIO
+
+import torch
+from tqdm import tqdm
+from tyro.conf import arg
+
+from vidtwin.files import check_writable
+from vidtwin.inference import decode as writing
+from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
+from vidtwin.inference.latent_stream import Identity
+from vidtwin.inference.onnx_model import OnnxModel, is_exported
+from vidtwin.inspection import load_weights
+from vidtwin.video.encoding import Encoding
+
+SAMPLE = Path(__file__).parents[1] / "assets" / "sample.mp4"
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Backend = Literal["torch", "onnx"]
+Policy = Literal["crop", "squash", "pad", "tile"]
+Codec = Literal["auto", "h264", "hevc", "vp9", "av1", "ffv1", "png"]
+Output = Annotated[Path, arg(aliases=["-o"])]
+
+
+class UsageError(ValueError):
+    """An option that cannot be meant: exit code 2."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    weights: str = "tiny"
+    """A shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors)."""
+    config: str = "released"
+    """Of a file in Microsoft's layout: a preset, or a config.json."""
+    backend: Backend = "torch"
+    """onnx runs a folder that `vidtwin export` wrote, given as --weights, on the CPU in the precision that it was exported in."""
+    device: Device = "auto"
+    """auto is cuda if there is one, else cpu."""
+    dtype: Precision = "auto"
+    """Of weights and activations of the decoding half; auto is float32, or bfloat16 on a GPU whose memory holds no clip of it."""
+    encode_dtype: Precision | None = None
+    """Of the encoding half; default as --dtype."""
+    batch: int | None = None
+    """Clips at a time; default one on a CPU, on a GPU as many as half of the free memory holds, at most 16."""
+    check: float = CHECK_DB
+    """Refuse a precision whose first clip is less than this many dB (PSNR) from float32; 0 for no check."""
+    compile: bool = False
+    """Compile the model's blocks (torch.compile): up to a minute at the start; on a CPU it needs a C++ compiler."""
+    low_memory: bool = False
+    """One clip at a time; and of the weights only what is used, read from their file as it is."""
+
+    def load(self, parts: tuple[str, ...] = ENCODER + DECODER) -> tuple[Engine, Identity]:
+        """A model placed where the options say, and the identity of its weights, which the dtype does not change.
+
+        `parts` are those that will be used.
+        """
+        place = device_of(self.device)
+        if self.backend == "onnx":
+            return self._load_exported()
+        if is_exported(Path(self.weights)):
+            raise UsageError(f"--weights {self.weights}: was exported to ONNX; add --backend onnx")
+        model = load_weights(self.weights, self.config)
+        identity = Identity.of(model, self.weights)
+        decode, encode = (
+            None if name == "auto" else getattr(torch, name) for name in (self.dtype, self.encode_dtype or self.dtype)
+        )
+        if self.low_memory:
+            del model  # and what was read of it for its identity
+            model = load_weights(self.weights, self.config)
+            if not (encode or decode):  # another precision is checked by decoding
+                model = only(model, parts)
+        batch = self.batch or (1 if self.low_memory else None)
+        engine = Engine(model.to(place), encode_dtype=encode, dtype=decode, batch=batch, check_db=self.check, compile=self.compile)
+        return engine, identity
+
+    def _load_exported(self) -> tuple[Engine, Identity]:
+        if self.device not in ("auto", "cpu"):
+            raise UsageError(f"--device {self.device}: exported models run on the CPU here; leave it out")
+        if self.dtype != "auto" or self.encode_dtype is not None:
+            raise UsageError("--dtype and --encode-dtype: an exported model has the precision of its export; leave them out")
+        if self.compile or self.low_memory:
+            raise UsageError("--compile and --low-memory: not for an exported model; leave them out")
+        exported = OnnxModel(self.weights)
+        return Engine(exported, batch=self.batch, check_db=self.check), exported.identity
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    policy: Policy = "crop"
+    """How frames are fitted to the model's size: centre crop, squash, pad with black (cut away again), or overlapping tiles of it,
+    which keep the full resolution."""
+    tile_overlap: int | None = None
+    """Pixels that neighbouring tiles share; default a quarter of the model's size."""
+    overlap: int = 0
+    """Frames that a window of the model shares with the one before; they fade into each other, but not across a shot cut."""
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    codec: Codec = "auto"
+    """auto goes by the name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern (%05d.png)."""
+    crf: int | None = None
+    """Quality, 0 (best) to 51 for H.264 and HEVC, to 63 for VP9 and AV1; default 18 for H.264."""
+    lossless: bool = False
+    """Keep every decoded pixel."""
+    sound: bool = True
+    """Copy sound, subtitles and chapters of the source."""
+
+    def output(self, source: Path | None) -> writing.Output:
+        """With what of `source` is to be copied."""
+        return writing.Output(Encoding(self.codec, self.crf, self.lossless), source if self.sound else None)
+
+
+Model = Annotated[ModelOptions, arg(name="")]  # options without a prefix
+Fitting = Annotated[FitOptions, arg(name="")]
+Video = Annotated[VideoOptions, arg(name="")]
+TINY, AS_ENCODED = ModelOptions(), ModelOptions(weights="those that encoded")
+FIT, VIDEO = FitOptions(), VideoOptions()
+
+
+def check_output(out: Path, *inputs: Path) -> None:
+    """Refuse, before any work, an output that cannot be written or is one of the inputs."""
+    check_writable(out)
+    for path in inputs:
+        if path.exists() and out.exists() and out.samefile(path):
+            raise UsageError(f"{out}: is the input; choose another output")
+
+
+def device_of(name: str) -> str:
+    """The device that `name` means here; refused in one line if there is none."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise UsageError(f"--device {name}: there is none here; use --device cpu")
+    return name
+
+
+def print_notes(notes: Sequence[str], to: TextIO | None = None) -> None:
+    """What was not kept, or done otherwise than asked."""
+    for note in notes:
+        print(f"{'note':14}{note}", file=to)
+
+
+def said_to(out: Path) -> TextIO:
+    """Where a command speaks: not to standard output, if the video goes there."""
+    return sys.stderr if str(out) == "-" else sys.stdout
+
+
+@contextmanager
+def bar(total: int | None) -> Iterator[Callable[[int], object]]:
+    """A progress bar over frames on standard error, gone when done; none if that is not a terminal."""
+    with tqdm(total=total, unit="frame", leave=False, disable=None) as progress:
+        yield progress.update

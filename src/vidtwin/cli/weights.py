@@ -1,0 +1,131 @@
+"""Commands on weights: info, convert, export, benchmark."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from vidtwin import export_released
+from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output, device_of
+from vidtwin.files import check_writable, write_json
+from vidtwin.inference.engine import Engine
+from vidtwin.inference.latent_stream import Identity
+from vidtwin.inspection import describe, load_weights
+from vidtwin.released import RELEASED_SUFFIXES
+
+
+def info_command(file: Positional[str]) -> None:
+    """Say what a checkpoint, latent file or video is, without loading a model.
+
+    Args:
+        file: a shipped name, a checkpoint folder, an exported model, a file in Microsoft's layout, a latent file or a video.
+    """
+    for name, value in describe(file).items():
+        print(f"{name:14}{value}")
+
+
+def convert_command(
+    input: Positional[str],
+    out: Output,
+    config: str = "released",
+    dtype: Dtype = "float32",
+) -> None:
+    """Convert weights between our folders and Microsoft's layout; the output's name says which way.
+
+    Args:
+        input: a shipped name, a checkpoint folder, a hub id, or a file in Microsoft's layout.
+        out: a .ckpt or .safetensors file (Microsoft's layout), or the name of a folder to make (ours).
+        config: of a file in Microsoft's layout: a preset, or a config.json.
+        dtype: of the tensors in a folder of ours.
+    """
+    if out.suffix in RELEASED_SUFFIXES:
+        if dtype != "float32":
+            raise UsageError(f"--dtype {dtype}: files in Microsoft's layout hold float32; convert to a folder, or leave it out")
+        check_output(out, Path(input))
+        model = load_weights(input, config)
+        export_released(model, out)
+    else:
+        if out.is_file():
+            raise UsageError(f"{out}: is a file; name a folder, or a .ckpt or .safetensors file")
+        model = load_weights(input, config)
+        model.save_pretrained(out, dtype=getattr(torch, dtype))
+    print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+def export_command(
+    out: Output,
+    weights: str = "tiny",
+    config: str = "released",
+    quantize: Literal["int8"] | None = None,
+) -> None:
+    """Export weights to ONNX, encoder.onnx and decoder.onnx in a folder, and check them against torch; --backend onnx runs it.
+
+    Args:
+        out: name of the folder; an earlier export in it is replaced.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        config: of a file in Microsoft's layout: a preset, or a config.json.
+        quantize: int8 stores linear layers as whole numbers, and computes with them: smaller, not the same.
+    """
+    from vidtwin.export import export_onnx
+
+    model = load_weights(weights, config)
+    print(export_onnx(model, out, quantize=quantize, weights=Identity.of(model, weights)).table())
+    print(f"{'written':14}{out}")
+
+
+def benchmark_command(
+    models: Positional[tuple[str, ...]] = ("tiny",),
+    dtypes: tuple[Dtype, ...] = ("float32",),
+    batches: tuple[int, ...] = (1, 2),
+    repeats: int = 5,
+    train: bool = False,
+    compile: bool = False,
+    video: Path | None = None,
+    device: Device = "auto",
+    json_out: Path | None = None,
+) -> None:
+    """Say how fast models run here, and how near that is to the limit: the rate of a large matrix product in the same dtype.
+
+    Args:
+        models: presets (random weights), shipped names, checkpoint folders or files.
+        dtypes: of weights and activations.
+        batches: clips at a time.
+        repeats: calls, fewer where they take over half a minute; the median counts.
+        train: also training steps, with and without gradient checkpointing.
+        compile: compile the models' blocks first.
+        video: also say where the time goes when (500 frames of) this video is reconstructed with the first of the models.
+        device: auto is cuda if there is one, else cpu.
+        json_out: also write everything to this file, anew after each row.
+    """
+    from vidtwin.benchmark import INFERENCE, STEPS, Row, Split, measure, split, table
+    from vidtwin.model.config import PRESETS, preset
+    from vidtwin.model.vidtwin import VidTwin
+
+    if json_out is not None:
+        check_writable(json_out)
+    place = device_of(device)
+    rows: list[Row] = []
+    parts: Split | None = None
+
+    def save() -> None:
+        if json_out is not None:
+            write_json(json_out, {"rows": [row.to_dict() for row in rows], "video": parts and parts.to_dict()})
+
+    steps = STEPS if train else INFERENCE
+    with tqdm(total=len(models) * len(dtypes) * len(batches) * len(steps), unit="row", leave=False, disable=None) as progress:
+        for number, name in enumerate(models):
+            model = (VidTwin(preset(name)) if name in PRESETS else load_weights(name)).to(place)
+            if video is not None and number == 0:
+                parts = split(Engine(model, compile=compile), video)
+            for dtype in dtypes:
+                for batch in batches:
+                    for row in measure(model, name, getattr(torch, dtype), batch, repeats, steps, compile):
+                        rows.append(row)
+                        progress.update()
+                        save()
+    print(table(rows))
+    if parts is not None:
+        print(f"\n{video}, {models[0]}\n{parts.table()}")
+    save()
