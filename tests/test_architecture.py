@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "data": {"files", "model.config", "video", "data"},
     "loading": {"checkpoint", "model", "released"},
     "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
+    "cache": {"files", "version", "data", "model", "video", "inference", "cache"},
     "motion": {"version", "checkpoint", "loading", "model", "video", "motion"},
     "training": {"files", "checkpoint", "released", "data", "model", "losses", "evaluation.metrics", "video", "training"},
 }

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import seeded_model
-from vidtwin import export_released
+from vidtwin import LatentDataset, export_released
 from vidtwin.cli import COMMANDS, main
 from vidtwin.cli.videos import parse_position
 from vidtwin.inference.latent_video import LatentVideo
@@ -386,8 +386,44 @@ def test_evaluate_and_compare(run, clip, weights, tmp_path):
     code, out, err = run("evaluate", "--compare", "a.json", "b.json")
     assert code == 0 and "note: latents differs: mean and sample" in out and "psnr " in out
     assert run("evaluate")[0] == 2
+    assert run("evaluate", video, "--plot", "x.svg")[0] == 2
+    code, _, err = run("evaluate", video, "--weights", name, "-o", "c.json", "--controls", "pca")
+    assert (code, err) == (1, "vidtwin: error: the control pca learns from clips: give a folder of training videos with --fit\n")
     code, _, err = run("evaluate", video, "--weights", name, "-o", "c.json", "--i3d", "nothing.pt")
     assert (
         code == 1 and err.startswith("vidtwin: error: nothing.pt: no such file; give i3d_torchscript.pt") and err.count("\n") == 1
     )
     assert not Path("c.json").exists()
+
+
+def test_curves_and_controls(run, clip, weights, tmp_path):
+    training = tmp_path / "training"
+    training.mkdir()
+    for number in range(24):
+        shutil.copy(clip, training / f"{number}.mp4")
+    options = ["--clips", 1, "--controls", "pca", "grid", "--fit", training, "--grid", weights, "--codecs", "x264"]
+    code, out, err = run("evaluate", clip, "--weights", weights, "-o", "a.json", "--plot", "a.svg", *options)
+    assert (code, err) == (0, ""), err
+    record = json.loads(Path("a.json").read_text())
+    assert record["overall"]["psnr_grid"] == record["overall"]["psnr"] and record["protocol"]["controls"]["pca"]["clips"] == 24
+    assert set(record["rate_distortion"]) == {"latents", "x264"} and Path("a.svg").read_text().startswith("<svg")
+    assert "x264 " in out and " dB at " in out
+
+
+def test_encode_dataset(run, clip, weights, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(clip, videos / "a.mp4")
+    (videos / "b.mp4").write_bytes(b"nothing")
+    options = ["--weights", weights, "--processes", 1]
+    code, out, err = run("encode-dataset", videos, "-o", "set", *options)
+    assert code == 1 and "1 of 2 recordings failed, b.mp4: " in err and err.count("\n") == 1
+    assert "encoded       1 in" in out and "failed        1" in out
+    (videos / "b.mp4").unlink()
+    code, out, err = run("encode-dataset", videos, "-o", "set", *options)
+    assert (code, err) == (0, "") and "kept          1" in out
+    code, out, _ = run("encode-dataset", videos, "-o", "set", "--weights", weights, "--verify", 5)
+    assert code == 0 and "1 recordings (4 rows) encoded again are the same, bit for bit" in out
+    assert len(LatentDataset("set")) == 4
+    assert run("encode-dataset", videos, "-o", "set", "--every", 0, *options)[0] == 1
+    assert run("encode-dataset", videos, "-o", "set", "--processes", 0)[0] == 2

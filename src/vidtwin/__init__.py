@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 from vidtwin.version import __version__
 
 if TYPE_CHECKING:
+    from vidtwin.cache.dataset import IterableLatents, LatentDataset
     from vidtwin.model.config import VidTwinConfig, preset
-    from vidtwin.model.latents import Latents, Posterior
+    from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
     from vidtwin.model.vidtwin import VidTwin
     from vidtwin.motion.extractor import MotionExtractor
     from vidtwin.released import export_released, load_released
 
 __all__ = [
+    "IterableLatents",
+    "LatentDataset",
     "Latents",
     "MotionExtractor",
+    "NormalizedLatents",
     "Posterior",
     "VidTwin",
     "VidTwinConfig",
@@ -28,8 +32,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "IterableLatents": "vidtwin.cache.dataset",
+    "LatentDataset": "vidtwin.cache.dataset",
     "Latents": "vidtwin.model.latents",
     "MotionExtractor": "vidtwin.motion.extractor",
+    "NormalizedLatents": "vidtwin.model.latents",
     "Posterior": "vidtwin.model.latents",
     "VidTwin": "vidtwin.model.vidtwin",
     "VidTwinConfig": "vidtwin.model.config",

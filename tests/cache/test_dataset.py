@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from tests.cache.conftest import encode, table_of
 from vidtwin import Latents
 from vidtwin.cache import dataset as reading
-from vidtwin.cache.dataset import LatentDataset, LatentStream
+from vidtwin.cache.dataset import IterableLatents, LatentDataset
 from vidtwin.cache.rows import latents_in
 from vidtwin.model.latents import NormalizedLatents
 
@@ -64,7 +64,7 @@ def test_each_row_comes_once(out, shuffle, world, workers):
     def epoch(number: int) -> list[tuple[str, int]]:
         found = []
         for rank in range(world):
-            stream = LatentStream(rows, shuffle, seed=3, rank=rank, world=world)
+            stream = IterableLatents(rows, shuffle, seed=3, rank=rank, world=world)
             stream.set_epoch(number)
             for batch in DataLoader(stream, batch_size=3, num_workers=workers):
                 found += zip(batch["video"], batch["frame_index"].tolist(), strict=True)
@@ -77,7 +77,7 @@ def test_each_row_comes_once(out, shuffle, world, workers):
     elif world == 1:
         assert first == expected
     with pytest.raises(ValueError, match="rank 2 of 2"):
-        LatentStream(rows, rank=2, world=2)
+        IterableLatents(rows, rank=2, world=2)
 
 
 def test_little_is_kept_in_memory(out, monkeypatch):

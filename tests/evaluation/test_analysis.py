@@ -1,4 +1,4 @@
-"""All five analyses of a small real model: wiring, controls, determinism, refusals; and the benchmark."""
+"""All five analyses of a small real model: wiring, controls, determinism, refusals; and the command."""
 
 import json
 from fractions import Fraction
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import analysis as benchmark
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin
+from vidtwin.cli import main
 from vidtwin.evaluation.analysis import FIGURES, Analysis, Figure, analyze
 from vidtwin.evaluation.codes import encode_clips, untrained
 from vidtwin.evaluation.sprites import SpriteClips, draw_factors
@@ -103,20 +103,21 @@ def test_what_cannot_be_analysed_is_refused_in_one_line(model):
         encode_clips(model, [])
 
 
-def test_the_benchmark_writes_a_table_without_paths(weights, tmp_path, capsys):
+def test_the_command_writes_a_file_without_paths(weights, tmp_path, capsys):
     videos = tmp_path / "videos"
     videos.mkdir()
     for index in range(11):
         frames = ((CLIPS[index % 10].permute(1, 2, 3, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
         with VideoWriter(videos / f"{index:02}.mp4", Fraction(25), (32, 32), Encoding(crf=12)) as writer:
             writer.write(frames if index < 10 else frames[:5])  # the last is too short for a clip
-    options = ["--weights", str(weights), "--sprites", "40", "--device", "cpu", "--out", str(tmp_path / "out.json")]
-    assert benchmark.main([str(videos), *options]) == 0
+    options = ["--weights", str(weights), "--sprites", "40", "--device", "cpu", "-o", str(tmp_path / "out.json")]
+    assert main(["analyze", str(videos), *options, "--others", f"again={weights}"]) == 0
     printed, text = capsys.readouterr().out, (tmp_path / "out.json").read_text()
     record = json.loads(text)
-    assert printed.count("\n| ") == len(FIGURES) and all(f"\n{name}: " in printed for name in ANALYSES)
+    assert all(f"{name}: " in printed for name in ANALYSES) and set(record["findings"]) == {"model", "untrained", "again"}
+    assert record["findings"]["again"] == record["findings"]["model"]
     assert record["protocol"]["videos"] == 10 and record["weights"] == weights.name and str(tmp_path) not in text
-    assert benchmark.main([str(videos), *options, "--sprites", "3"]) == 1
-    assert capsys.readouterr().err == "analysis: analyze needs at least 40 sprites, got 3; draw more\n"
-    with pytest.raises(SystemExit, match="2"):
-        benchmark.main([str(videos), "--clips", "0"])
+    assert main(["analyze", str(videos), *options, "--sprites", "3"]) == 1
+    assert capsys.readouterr().err == "vidtwin: error: analyze needs at least 40 sprites, got 3; draw more\n"
+    assert main(["analyze", str(videos), "--clips", "0"]) == 2
+    assert main(["analyze", str(videos), *options, "--others", "nothing"]) == 2

@@ -32,7 +32,8 @@ def test_few_sources_come_back():
 
 def test_it_is_the_plain_decomposition():
     generator = torch.Generator().manual_seed(0)
-    clips = list(torch.rand(20, 3, 2, 16, 16, generator=generator).cumsum(-1) / 16)
+    sources = torch.randn(19, 3, 2, 16, 16, generator=generator) * (0.1 * 0.6 ** torch.arange(19)).view(-1, 1, 1, 1, 1)
+    clips = list(0.5 + torch.einsum("ns,scfhw->ncfhw", torch.rand(20, 19, generator=generator), sources))
     pca = fit_patch_pca(clips, values=5)
     rows = torch.stack(clips).flatten(1)
     _, _, basis = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)

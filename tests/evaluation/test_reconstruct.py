@@ -268,9 +268,9 @@ def test_controls_that_have_learned(model, folder, tmp_path):
     single = VidTwin(ablations(model.config)["a"])
     single.save_pretrained(tmp_path / "grid")
     assert single.config.latent_values <= model.config.latent_values
-    networks = Networks(
-        pca=fit_patch_pca(training_clips(_videos(folder), model.config), model.config.latent_values), grid=str(tmp_path / "grid")
-    )
+    training = [_write(tmp_path / f"{seed}.mp4", frames=5, seed=seed) for seed in range(10, 18)]
+    pca = fit_patch_pca(training_clips(training, model.config), model.config.latent_values)
+    networks = Networks(pca=pca, grid=str(tmp_path / "grid"))
     controls = ("dct", "resize", "pca", "grid")
     one, two = (evaluate(model, _videos(folder), controls=controls, networks=networks, workers=workers) for workers in (1, 2))
     assert one.clips == two.clips and one.protocol == two.protocol
@@ -281,7 +281,7 @@ def test_controls_that_have_learned(model, folder, tmp_path):
     with torch.no_grad():
         expected = clip_psnr(single.eval()(first[None])[0][0], first)
     assert one.clips[0].scores.psnr_grid == pytest.approx(expected, abs=1e-4)
-    assert one.clips[0].scores.psnr_pca == pytest.approx(clip_psnr(networks.pca.control(unit_range(first)) * 2 - 1, first))
+    assert one.clips[0].scores.psnr_pca == pytest.approx(clip_psnr(pca.control(unit_range(first)) * 2 - 1, first))
     for control, message in (("pca", "with --fit"), ("grid", "with --grid")):
         with pytest.raises(ValueError, match=message):
             evaluate(model, _videos(folder), controls=(control,))
@@ -295,6 +295,7 @@ def test_controls_that_have_learned(model, folder, tmp_path):
 
 def test_rate_and_distortion(model, folder, monkeypatch):
     """Of the first clip of each video, in the same bytes as a coder of its own makes."""
+    monkeypatch.setattr("vidtwin.evaluation.reconstruct.STEPS", (1 / 256, 1 / 16, 1.0))  # untrained sigmas are near 1
     one, two = (evaluate(model, _videos(folder), first=1, codecs=("x264",), workers=workers) for workers in (1, 2))
     assert one.rate_distortion == two.rate_distortion and one.overall.clips == 2 and one.protocol["first_clips"] == 1
     curves = one.to_dict()["rate_distortion"]
@@ -307,7 +308,7 @@ def test_rate_and_distortion(model, folder, monkeypatch):
         posteriors = [model.posterior(next(evaluation_clips(path, *SIZE))[None]) for path in _videos(folder)]
     for posterior in posteriors:
         moments.add(posterior.mean, posterior.logvar)
-    coder = LatentCoder.fit(moments, 1.0)
+    coder = LatentCoder.fit(moments, 1 / 256)
     expected = np.mean([8 * sum(map(len, coder.encode(posterior.mean))) for posterior in posteriors])
     assert bits[0] == expected
     with pytest.raises(ValueError, match="codec 'mpeg2' is unknown"):

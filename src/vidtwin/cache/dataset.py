@@ -72,7 +72,7 @@ class LatentDataset(Dataset[Row]):
 
     A row is a dict: "structure", "dynamics_x", "dynamics_y" (float32 tensors, normalised unless `normalize` is False), and
     `columns`, as Python values. PyTorch's loader makes batches of them; `latents_of` takes the three together. The row groups
-    last used stay in memory: draw at random near each other (`LatentStream` does), or have a loader with many workers.
+    last used stay in memory: draw at random near each other (`IterableLatents` does), or have a loader with many workers.
 
     Args:
         folder: what `vidtwin encode-dataset` wrote.
@@ -143,7 +143,7 @@ class LatentDataset(Dataset[Row]):
         return NormalizedLatents(*tensors) if self.normalize else Latents(*tensors)
 
 
-class LatentStream(IterableDataset[Row]):
+class IterableLatents(IterableDataset[Row]):
     """The rows of a `LatentDataset` as a stream: each of `world` processes, and each of its loader's workers, gives a share.
 
     Row groups are dealt out; with `shuffle` in an order drawn anew for every epoch (`set_epoch`), and the rows of `MIXED` groups

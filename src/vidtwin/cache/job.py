@@ -158,16 +158,14 @@ def encode_dataset(
             final.append(store.without(path, dropped) if dropped else path)
         seconds = time.perf_counter() - begun
         failures = [(items[key], done[key]) for key in items if key in reasons]
-        took = {
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 1),
-            "encoded": encoded - sum(1 for item in todo if item.key in reasons),
-        }
+        encoded -= sum(1 for item in todo if item.key in reasons)
+        date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        took = {"date": date, "seconds": round(seconds, 1), "encoded": encoded}
         manifest = store.finish([path for path in final if path is not None], failures, took)
     return Summary(
         items=total,
         kept=kept - sum(1 for key in reasons if key not in {item.key for item in todo}),
-        encoded=took["encoded"],
+        encoded=encoded,
         failures=tuple(reasons.items()),
         gone=len(there.keys() - items.keys()),
         rows=manifest["rows"],

@@ -222,9 +222,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Of a finished data set. Raises FileNotFoundError or ValueError for a folder without one."""
     path = folder / "manifest.json"
     if not path.is_file():
-        state = (
-            "is not finished; run the same vidtwin encode-dataset again" if (folder / "plan.json").is_file() else "is no data set of latents"
-        )
+        begun = (folder / "plan.json").is_file()
+        state = "is not finished; run the same vidtwin encode-dataset again" if begun else "is no data set of latents"
         raise FileNotFoundError(f"{folder}: {state}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())

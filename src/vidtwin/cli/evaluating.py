@@ -174,7 +174,7 @@ def analyze_command(
             shown.refresh()
 
         analysis = analyze(model, pixels, names, seed=seed, sprites=sprites, others=beside, progress=progress)
-    record = {"weights": weights, "list_sha256": list_hash(videos), "clips_of_each": clips} | analysis.to_dict()
+    record = {"weights": Path(weights).name, "list_sha256": list_hash(videos), "clips_of_each": clips} | analysis.to_dict()
     write_json(out, record, indent=1, allow_nan=False)
     for name, sentence in analysis.sentences().items():
         print(f"{name}: {sentence}")
