@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vidtwin.cli import COMMANDS
+from vidtwin.cli import COMMANDS, main
 from vidtwin.model.config import PRESETS
 from vidtwin.video.read import read_video
 
@@ -19,7 +19,7 @@ def blocks(text: str) -> list[str]:
 
 
 def test_the_python_examples_run(capsys):
-    first, second = blocks(README)
+    first, second, _ = blocks(README)
     exec(compile(first, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("Latents(structure=(1, 64, 2, 7, 7)")
     names: dict[str, Any] = {}
@@ -34,6 +34,19 @@ def test_the_example_of_whole_videos_runs(capsys, clip, tmp_path, monkeypatch):
     exec(compile(block, "video.md", "exec"), {})
     assert capsys.readouterr().out.startswith("50 [] Latents(")
     assert len(read_video(tmp_path / "out.mp4").frames) == 20
+
+
+def test_the_examples_of_data_sets_run(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos" / "dog").mkdir(parents=True)
+    (tmp_path / "videos" / "dog" / "a.mp4").write_bytes(clip.read_bytes())
+    assert main(["encode-dataset", "videos", "-o", "latents", "--label"]) == 0
+    names: dict[str, Any] = {}
+    exec(compile(blocks(README)[2], "README.md", "exec"), names)
+    assert len(names["z"]) == 4
+    (block,) = blocks((ROOT / "docs" / "datasets.md").read_text())
+    exec(compile(block.replace("num_workers=2", "num_workers=0"), "datasets.md", "exec"), names)
+    assert names["clip"].shape == (4, 3, 16, 224, 224)
 
 
 def test_every_command_and_preset_that_is_named_exists():

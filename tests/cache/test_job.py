@@ -102,6 +102,10 @@ def test_only_what_is_missing_or_changed_is_encoded(videos, model, plan, tmp_pat
 
     assert rows(out) == rows(tmp_path / "fresh") and len(rows(out)) == fresh.rows
     assert encode(videos, out, model, plan, retry=True).encoded == 0
+    for name, data in before.items():  # as if it had been killed before it deleted what it had replaced
+        (out / "data" / name).write_bytes(data)
+    (out / "manifest.json").unlink()
+    assert encode(videos, out, model, plan).encoded == 0 and rows(out) == rows(tmp_path / "fresh")
     check = verify_dataset(str(videos), out, model, 3)
     assert check.items == 3 and check.rows == more.rows
 

@@ -56,7 +56,7 @@ class _Opened:
 
 
 @dataclass(frozen=True)
-class _Read:
+class ReadWindow:
     """A window's cut, clip (3, f, h, w) and seconds since the recording's first frame."""
 
     cut: Cut[Any]
@@ -91,7 +91,7 @@ def encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Pat
 
 def _encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Path | None) -> Iterator[Rows | Failure]:
     opened_item: _Opened | None = None
-    waiting: list[_Read] = []
+    waiting: list[ReadWindow] = []
     done: list[Encoded] = []
     at_once = engine.windows_at_once(1)
 
@@ -104,10 +104,10 @@ def _encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Pa
             done.append(Encoded(read.cut.anchor, read.cut.numbers, read.times, read.cut.valid, posterior.mean[one], logvar))
         waiting.clear()
 
-    for event in ahead(_read(plan, items, scratch), max(AHEAD, at_once), single=True):
+    for event in ahead(read_windows(plan, items, scratch), max(AHEAD, at_once), single=True):
         if isinstance(event, _Opened):
             opened_item, done = event, []
-        elif isinstance(event, _Read):
+        elif isinstance(event, ReadWindow):
             waiting.append(event)
             if len(waiting) == at_once:
                 run()
@@ -120,7 +120,7 @@ def _encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Pa
 
 
 def _outcome(plan: Plan, ended: _Ended, begun: _Opened | None, done: list[Encoded]) -> Rows | Failure:
-    if ended.error is not None or begun is None:
+    if ended.error is not None or begun is None or not done:
         return Failure(ended.item, ended.content, ended.error or "gives no frames")
     try:
         size = begun.info.height, begun.info.width
@@ -130,7 +130,7 @@ def _outcome(plan: Plan, ended: _Ended, begun: _Opened | None, done: list[Encode
     return Rows(ended.item, begun.content, rows)
 
 
-def _read(plan: Plan, items: Iterable[Item], scratch: Path | None) -> Iterator[_Opened | _Read | _Ended]:
+def read_windows(plan: Plan, items: Iterable[Item], scratch: Path | None) -> Iterator[_Opened | ReadWindow | _Ended]:
     """What there is of each item to encode; runs in a thread of its own."""
     for item in items:
         content: Content | None = None
@@ -146,7 +146,7 @@ def _read(plan: Plan, items: Iterable[Item], scratch: Path | None) -> Iterator[_
             yield _Ended(item, content, None)
 
 
-def _windows(plan: Plan, item: Item, file: Any, info: VideoInfo, geometry: Geometry) -> Iterator[_Read]:
+def _windows(plan: Plan, item: Item, file: Any, info: VideoInfo, geometry: Geometry) -> Iterator[ReadWindow]:
     step = plan.step(info.fps)
     every = plan.every or step * plan.config.frames
     # From the second frame of the file on, reading begins at the key frame before.
@@ -159,7 +159,7 @@ def _windows(plan: Plan, item: Item, file: Any, info: VideoInfo, geometry: Geome
     for cut in cut_windows(fitted, plan.config.frames, step, every, plan.anchor):
         first = cut.frames[0][1] if first is None else first  # the first window begins with the recording, whatever its anchor
         clip = torch.from_numpy(np.stack([pixels for pixels, _ in cut.frames], axis=1))
-        yield _Read(cut, clip, tuple(round(time - first, 9) for _, time in cut.frames))
+        yield ReadWindow(cut, clip, tuple(round(time - first, 9) for _, time in cut.frames))
 
 
 def _fitted(geometry: Geometry, numbered: tuple[PendingFrame, bool]) -> tuple[np.ndarray, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vidtwin.cache.encode import Failure, encode_items
+from vidtwin.cache.encode import Failure, Rows, encode_items
 from vidtwin.cache.items import Item, list_items
 from vidtwin.cache.local import Setup, encode_locally
 from vidtwin.cache.plan import Plan
@@ -67,10 +67,8 @@ def encode_dataset(
     plan: Plan,
     *,
     label: bool = False,
-    device: str = "cpu",
     processes: int | None = None,
     batch: int | None = None,
-    threads: int = 1,
     retry: bool = False,
     scratch: Path | None = None,
     encoder: Encoder | None = None,
@@ -86,7 +84,7 @@ def encode_dataset(
         source: see `items.list_items`. out: the folder to make.
         model: in float32, of the plan's weights.
         label: as in `list_items`.
-        device: "cpu" or "cuda". processes: default one for each core, or each GPU. batch, threads: as in `local.Setup`.
+        processes: default one for each core, or each GPU. batch: clips of a recording at a time; None is what fits.
         retry: try again what failed before.
         scratch: where copies of remote files lie for the time they are needed.
         encoder: what encodes items; default processes of this machine.
@@ -103,6 +101,7 @@ def encode_dataset(
     with Store(out, plan, needed[0].columns) as store:
         parts = store.parts()
         there = {entry.key: entry for entries in parts.values() for entry in entries}
+        newest = {entry.key: path for path, entries in parts.items() for entry in entries}  # a killed run may leave older ones
         failed = {entry.key: entry for entry in store.failures()}
         stale: set[str] = set()
         waiting: list[Item] = []  # that are in no part, in order
@@ -135,9 +134,9 @@ def encode_dataset(
         if todo:
             folder = store.work / "model"
             model.save_pretrained(folder)
-            setup = Setup(plan, folder, device, store.work, batch, threads, scratch)
+            setup = Setup(plan, folder, store.work, batch, scratch)
             if encoder is None:
-                count = processes or (torch.cuda.device_count() if device == "cuda" else cores())
+                count = processes or (torch.cuda.device_count() if plan.device == "cuda" else cores())
                 found = encode_locally(setup, todo, min(count, len(todo)))
             else:
                 found = encoder(setup, todo)
@@ -154,7 +153,8 @@ def encode_dataset(
             raise RuntimeError(f"{missing[0]} and {len(missing) - 1} more were not encoded, and nothing says why; run it again")
         final = []
         for path in (*parts, *new.written):
-            dropped = stale & {entry.key for entry in parts.get(path, ())}
+            keys = {entry.key for entry in parts.get(path, ())}
+            dropped = {key for key in keys if key in stale or newest[key] != path}
             final.append(store.without(path, dropped) if dropped else path)
         seconds = time.perf_counter() - begun
         failures = [(items[key], done[key]) for key in items if key in reasons]
@@ -214,9 +214,7 @@ class Check:
     rows_again: int
 
 
-def verify_dataset(
-    source: str, out: str | Path, model: VidTwin, count: int = 16, *, seed: int = 0, label: bool = False, device: str = "cpu"
-) -> Check:
+def verify_dataset(source: str, out: str | Path, model: VidTwin, count: int = 16, *, seed: int = 0, label: bool = False) -> Check:
     """Hold a data set against its manifest, and some of its items, drawn at random, against what encoding them again gives.
 
     Raises:
@@ -247,16 +245,23 @@ def verify_dataset(
     chosen = [items[key] for key in random.Random(seed).sample(sorted(present), min(count, len(present)))]
     if plan.weights.hash != (given := Identity.of(model)).hash:
         raise ValueError(f"{folder}: was encoded with weights {plan.weights}, not {given.hash[:12]}; give those with --weights")
-    torch.set_num_threads(1)
-    engine = Engine(model.to(device), encode_dtype=getattr(torch, plan.dtype))
-    again = 0
-    for outcome in encode_items(engine, plan, chosen):
-        path, row, entry = entries[outcome.item.key]
-        if isinstance(outcome, Failure):
-            raise ValueError(f"{outcome.item.key}: has rows, but cannot be encoded now: {outcome.reason}")
-        stored = parquet.read_table(path).slice(row, entry.rows)
-        for name in outcome.table.schema.names:
-            if not stored.column(name).combine_chunks().equals(outcome.table.column(name).combine_chunks()):
-                raise ValueError(f"{path}: {name} of {outcome.item.key} is not what encoding it again gives")
-        again += entry.rows
+    engine = Engine(model.to(plan.device), encode_dtype=getattr(torch, plan.dtype))
+    before, again = torch.get_num_threads(), 0
+    torch.set_num_threads(plan.threads)
+    try:
+        for outcome in encode_items(engine, plan, chosen):
+            again += _compare(outcome, *entries[outcome.item.key])
+    finally:
+        torch.set_num_threads(before)
     return Check(len(manifest["files"]), len(keys), len(chosen), again)
+
+
+def _compare(outcome: Rows | Failure, path: Path, row: int, entry: Entry) -> int:
+    """Hold an item's rows, from `row` of a part on, against those encoded now: how many there are."""
+    if isinstance(outcome, Failure):
+        raise ValueError(f"{outcome.item.key}: has rows, but cannot be encoded now: {outcome.reason}")
+    stored = needs_pyarrow().parquet.read_table(path).slice(row, entry.rows)
+    for name in outcome.table.schema.names:
+        if not stored.column(name).combine_chunks().equals(outcome.table.column(name).combine_chunks()):
+            raise ValueError(f"{path}: {name} of {outcome.item.key} is not what encoding it again gives")
+    return entry.rows

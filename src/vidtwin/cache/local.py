@@ -31,24 +31,20 @@ class Setup:
     """What a process needs to encode.
 
     Attributes:
-        model: a checkpoint folder. device: "cpu", or "cuda", of which each process takes the next. batch: clips at a time, or None
-            for what fits.
-        threads: of torch, in each process. The bits of a CPU's latents may depend on it.
+        model: a checkpoint folder. batch: clips at a time, or None for what fits.
         spool: folder to put rows into. scratch: for copies of remote files.
     """
 
     plan: Plan
     model: Path
-    device: str
     spool: Path
     batch: int | None = None
-    threads: int = 1
     scratch: Path | None = None
 
     def engine(self, rank: int = 0) -> Engine:
-        """On the device of process number `rank`."""
-        torch.set_num_threads(self.threads)
-        device = f"cuda:{rank % torch.cuda.device_count()}" if self.device == "cuda" else self.device
+        """For process number `rank`, which takes the next GPU if the plan's device is one."""
+        torch.set_num_threads(self.plan.threads)
+        device = f"cuda:{rank % torch.cuda.device_count()}" if self.plan.device == "cuda" else self.plan.device
         model = VidTwin.from_pretrained(self.model).to(device)
         return Engine(model, encode_dtype=getattr(torch, self.plan.dtype), batch=self.batch)
 

@@ -1,7 +1,7 @@
 """What decides the values of a cache: model, precision, which frames a row holds and how they are fitted, how values are stored."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,7 @@ class Plan:
         stored: of the latents' values. int8 is rounded to 127 steps of the largest value of a channel in a window.
         logvar: whether log-variances are there too.
         damaged: whether recordings that can be read in part are encoded as far as they can, or are failures.
+        device, threads: that encode; the last bits depend on them. threads are torch's, in each process.
 
     Raises:
         ValueError: a choice that there is not, or a number that is not positive.
@@ -46,12 +47,16 @@ class Plan:
     stored: Stored = "float16"
     logvar: bool = False
     damaged: bool = False
+    device: str = "cpu"
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ValueError(f"--policy {self.policy}: choose {', '.join(POLICIES)}; tiles of a frame are not kept in data sets")
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
             raise ValueError(f"--sample-fps {self.sample_fps:g}: give a positive number of frames per second, or leave it out")
+        if self.threads < 1:
+            raise ValueError(f"--threads {self.threads}: give at least 1")
         if self.every is not None and self.every < 1:
             raise ValueError(f"--every {self.every}: give at least 1 frame from a window to the next")
         for option, value, choices in (("anchor", self.anchor, get_args(Anchor)), ("store", self.stored, get_args(Stored))):
@@ -64,7 +69,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, safe for JSON."""
-        facts = {name: getattr(self, name) for name in asdict(self) if name not in ("config", "weights")}
+        facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("config", "weights")}
         return {
             "format": FORMAT,
             "model": self.config.to_dict(),
@@ -78,7 +83,7 @@ class Plan:
         """The plan that `to_dict` wrote. Raises KeyError, TypeError or ValueError if it is not one."""
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}; this vidtwin reads format {FORMAT}")
-        rest = {name: facts[name] for name in ("dtype", "policy", "sample_fps", "every", "anchor", "stored", "logvar", "damaged")}
+        rest = {field.name: facts[field.name] for field in fields(Plan) if field.name not in ("config", "weights")}
         weights = Identity(str(facts["weights"]), str(facts["weights_sha256"]))
         return Plan(VidTwinConfig.from_dict(facts["model"]), weights, **rest)
 

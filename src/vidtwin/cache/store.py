@@ -103,6 +103,13 @@ class Store:
         except (OSError, KeyError, pa.ArrowException) as error:
             raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it and run again") from error
 
+    def _known(self) -> dict[str, dict[str, Any]]:
+        """What the manifest of the run before says of its files."""
+        try:
+            return {file["file"]: file for file in read_manifest(self.folder)["files"]}
+        except (OSError, ValueError):
+            return {}
+
     def next_number(self) -> int:
         """Of the next part."""
         numbers = [int(path.stem.removeprefix("part-")) for path in self.data.glob("part-*.parquet")]
@@ -111,7 +118,6 @@ class Store:
     def write_part(self, items: Sequence[Item]) -> Path:
         """The rows of items that are done, out of `work` into a part; their files are deleted."""
         path = self.data / f"part-{self.next_number():05d}.parquet"
-
         self._write(path, map(self.spool.rows, items))
         for item in items:
             self.spool.forget(item)
@@ -181,12 +187,15 @@ class Store:
             pa.parquet.write_table(pa.table(arrays), partial)
         statistics = Statistics.none([shape[0] for shape in self.plan.config.latent_shapes])
         files, items = [], 0
+        known = self._known()
         for path in parts:
             footer = pa.parquet.read_metadata(path)
             statistics = statistics.merged(Statistics.from_dict(json.loads(footer.metadata[b"vidtwin.items"])["statistics"]))
             items += len(read_entries(path))
-            facts = {"rows": footer.num_rows, "bytes": path.stat().st_size, "sha256": file_hash(path)}
-            files.append({"file": f"data/{path.name}"} | facts)
+            facts = {"file": f"data/{path.name}", "rows": footer.num_rows, "bytes": path.stat().st_size}
+            before = known.get(facts["file"], {})
+            same = all(before.get(name) == value for name, value in facts.items())  # parts do not change once they have their name
+            files.append(facts | {"sha256": before["sha256"] if same else file_hash(path)})
         manifest = {
             "format": FORMAT,
             "plan": self.plan.to_dict(),

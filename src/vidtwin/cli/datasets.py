@@ -109,7 +109,7 @@ def encode_dataset_command(
     place = device_of(device)
     model = load_weights(weights, config)
     if verify is not None:
-        check = verify_dataset(source, out, model, verify, label=label, device=place)
+        check = verify_dataset(source, out, model, verify, label=label)
         print(f"{out}: {check.files} files and {check.rows:,} rows are as they were written")
         print(f"{out}: {check.items} recordings ({check.rows_again} rows) encoded again are the same, bit for bit")
         return
@@ -119,7 +119,7 @@ def encode_dataset_command(
 
         encoder = Cluster(None if ray == "local" else ray, processes, gpus).encode
     identity = Identity.of(model, weights)
-    plan = Plan(model.config, identity, dtype, policy, sample_fps, every, anchor, store, logvar, damaged)
+    plan = Plan(model.config, identity, dtype, policy, sample_fps, every, anchor, store, logvar, damaged, place, threads)
     with tqdm(unit="video", leave=False, disable=None) as shown:
 
         def progress(done: int, total: int, failed: int) -> None:
@@ -133,10 +133,8 @@ def encode_dataset_command(
             model,
             plan,
             label=label,
-            device=place,
             processes=processes,
             batch=batch,
-            threads=threads,
             retry=retry_failures,
             scratch=scratch,
             encoder=encoder,
