@@ -22,7 +22,7 @@ from vidtwin.evaluation.codecs import Point
 from vidtwin.evaluation.codes import Codes, decode, encode_clips
 from vidtwin.evaluation.pictures import dynamics_maps, interpolation_strips, structure_maps, swap_matrix, tiles
 from vidtwin.evaluation.plots import rate_distortion_plot, spectra_plot
-from vidtwin.evaluation.results import unit
+from vidtwin.evaluation.results import digits, unit
 from vidtwin.evaluation.scoring import LATENTS
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
@@ -197,7 +197,7 @@ def _found(analysis: Analysis) -> str:
 def _evaluation(record: Mapping[str, Any]) -> str:
     """Table of an evaluation, with its protocol."""
     rows = [
-        [name, f"{i['mean']:.4f}", f"{i['low']:.4f} to {i['high']:.4f}", unit(name).strip()]
+        [name, f"{i['mean']:.{digits(name)}f}", f"{i['low']:.{digits(name)}f} to {i['high']:.{digits(name)}f}", unit(name).strip()]
         for name, i in record["intervals"].items()
     ]
     rows += [[name, f"{value:.4f}", "", ""] for name, value in record["distances"].items()]
@@ -228,15 +228,14 @@ def _controls(record: Mapping[str, Any]) -> str:
     ours = record["overall"]["psnr"]
     psnr = {name: record["overall"][f"psnr_{name}"] for name in facts}
     worse, better = ([name for name in psnr if (psnr[name] < ours) is less] for less in (True, False))
-    sentence = (
-        f"At as many values these weights are better than {', '.join(worse) or 'none'} and no better than {', '.join(better)}."
-    )
+    parts = [f"{how} than {', '.join(names)}" for how, names in (("better", worse), ("no better", better)) if names]
+    sentence = f"At as many values these weights are {' and '.join(parts)}."
     rows = [["these weights", str(record["protocol"]["latent_values"]), f"{ours:.2f}"]]
     rows += [[CONTROL_TITLES[name], str(facts[name]["values"]), f"{psnr[name]:.2f}"] for name in facts]
     return "\n".join(
         [
             "<h3>Controls: as many values without the model</h3>",
-            f'<p class="found">{escape(sentence if better else sentence.partition(" and no")[0] + ".")}</p>',
+            f'<p class="found">{escape(sentence)}</p>',
             table(["", "values a clip", "PSNR in dB"], rows),
         ]
     )
@@ -272,10 +271,10 @@ def compared(points: Mapping[str, Sequence[Point]]) -> str:
         if name != LATENTS:
             curve = sorted(points[name], key=lambda point: point.bits)
             rates, psnr = [np.log(point.bits) for point in curve], [point.psnr for point in curve]
-            if not rates[0] <= np.log(ours_at.bits) <= rates[-1]:
-                said.append(f"{name} was not run at such rates")
-            else:
-                said.append(f"{name} {np.interp(np.log(ours_at.bits), rates, psnr):.1f} dB")
+            text = f"{name} {np.interp(np.log(ours_at.bits), rates, psnr):.1f} dB"  # beyond its ends that of the end
+            for end, how, beyond in ((0, "fewest", ours_at.bits < curve[0].bits), (-1, "most", ours_at.bits > curve[-1].bits)):
+                text += f" at its {how}, {curve[end].bits / 1000:.1f} kbit" if beyond else ""
+            said.append(text)
     return f"The latents have {ours_at.psnr:.1f} dB at {ours_at.bits / 1000:.1f} kbit a clip; with as many bits {', '.join(said)}."
 
 

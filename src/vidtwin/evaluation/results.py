@@ -136,8 +136,8 @@ class Result:
         """For people: each metric with its interval, and by what protocol."""
         lines = [f"{'':24}{'mean':>10}{'95 % interval':>24}"]
         for name, (mean, low, high) in self.intervals.items():
-            digits = 0 if name.startswith("kl") else 4
-            lines.append(f"{name:24}{mean:10.{digits}f}{f'{low:.{digits}f} to {high:.{digits}f}':>24}{unit(name)}")
+            n = digits(name)
+            lines.append(f"{name:24}{mean:10.{n}f}{f'{low:.{n}f} to {high:.{n}f}':>24}{unit(name)}")
         if self.distances:
             for name in ("fvd", "kvd"):
                 floor = f"{self.distances[f'{name}_of_real_halves']:.4f} between halves of the real ones"
@@ -157,6 +157,11 @@ class Result:
 def unit(name: str) -> str:
     """Of a metric."""
     return "  dB" if name.startswith(("psnr", "lost")) else "  bits a clip" if name.startswith("kl") else ""
+
+
+def digits(name: str) -> int:
+    """Of a metric, shown behind the point."""
+    return 0 if name.startswith("kl") else 4
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
