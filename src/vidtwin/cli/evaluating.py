@@ -1,5 +1,6 @@
 """Commands that measure: evaluate, analyze."""
 
+import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -174,7 +175,9 @@ def analyze_command(
             shown.refresh()
 
         analysis = analyze(model, pixels, names, seed=seed, sprites=sprites, others=beside, progress=progress)
-    record = {"weights": Path(weights).name, "list_sha256": list_hash(videos), "clips_of_each": clips} | analysis.to_dict()
+    date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    facts = {"weights": Path(weights).name, "list_sha256": list_hash(videos), "clips_of_each": clips, "date": date}
+    record = facts | analysis.to_dict()
     write_json(out, record, indent=1, allow_nan=False)
     for name, sentence in analysis.sentences().items():
         print(f"{name}: {sentence}")
