@@ -29,6 +29,11 @@ def test_columns_of_a_list(clip, tmp_path):
     assert dict(first.columns) == {"name": "x", "score": 0.5, "class": 3, "zip": "007"}
     assert dict(second.columns) == {"name": "y", "score": 2.0, "class": 4, "zip": "123"}
     assert all(isinstance(dict(item.columns)["score"], float) for item in (first, second))
+    (tmp_path / "gaps.csv").write_text("videos,score,none\na.mp4,0.5,\nb.mp4,,\n")
+    assert [dict(item.columns) for item in list_items(str(tmp_path / "gaps.csv"))] == [
+        {"score": "0.5", "none": ""},
+        {"score": "", "none": ""},
+    ]
     (tmp_path / "twice.txt").write_text("a.mp4\na.mp4\n")
     with pytest.raises(ValueError, match=r"twice.txt: a.mp4 is there twice; keep one of them"):
         list_items(str(tmp_path / "twice.txt"))
@@ -73,6 +78,9 @@ def test_urls(clip, tmp_path, server):
     (tmp_path / "list.txt").write_text(f"{address}/a.mp4\n{address}/gone.mp4\n")
     there, gone = list_items(str(tmp_path / "list.txt"))
     assert there.key == f"{address}/a.mp4"
+    (tmp_path / "odd.txt").write_text("s3://bucket/a//b.mp4\nhttps://x.org/?u=http://z.mp4\nfile:///data/x.mp4\n")
+    odd = [item.key for item in list_items(str(tmp_path / "odd.txt"))]
+    assert odd == ["s3://bucket/a//b.mp4", "https://x.org/?u=http://z.mp4", "file:///data/x.mp4"]
     with opened(there, tmp_path) as (file, facts):
         assert Path(file).read_bytes() == clip.read_bytes() and facts.sha256 == content(clip).sha256
     assert not list(tmp_path.glob("vidtwin-*"))

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -108,6 +109,61 @@ def test_only_what_is_missing_or_changed_is_encoded(videos, model, plan, tmp_pat
     assert encode(videos, out, model, plan).encoded == 0 and rows(out) == rows(tmp_path / "fresh")
     check = verify_dataset(str(videos), out, model, 3)
     assert check.items == 3 and check.rows == more.rows
+
+
+def test_what_cannot_be_reached_keeps_its_rows(videos, model, plan, tmp_path):
+    """A list whose files are away for a time, as a disk that is not mounted."""
+    (videos / "list.csv").write_text("videos,label\nh/h264_aac.mp4,dog\nr/rot90.mp4,cat\n")
+    out = tmp_path / "out"
+    encode(videos / "list.csv", out, model, plan)
+    before = table_of(out).to_pylist()
+    (videos / "h").rename(videos / "away")
+    summary = encode(videos / "list.csv", out, model, plan)
+    assert [key for key, _ in summary.failures] == ["h/h264_aac.mp4"] and table_of(out).to_pylist() == before
+    (videos / "away").rename(videos / "h")
+    again = encode(videos / "list.csv", out, model, plan)
+    assert (again.kept, again.encoded, again.failures) == (2, 0, ()) and table_of(out).to_pylist() == before
+    (videos / "list.csv").write_text("videos,label\nh/h264_aac.mp4,wolf\nr/rot90.mp4,cat\n")
+    assert encode(videos / "list.csv", out, model, plan).encoded == 1
+    rows = table_of(out)
+    assert rows.num_rows == len(before) and set(rows.column("label").to_pylist()) == {"wolf", "cat"}
+    (videos / "h" / "h264_aac.mp4").write_bytes(b"it is broken now")
+    assert len(encode(videos / "list.csv", out, model, plan).failures) == 1
+    assert set(table_of(out).column("label").to_pylist()) == {"cat"}
+
+
+def test_damage_inside_an_episode_is_a_failure(model, plan, tmp_path):
+    source = lerobot(tmp_path / "set", "v3.0")
+    shared = source / "videos" / CAMERAS[0] / "chunk-000" / "file-000.mp4"  # episodes 0 and 1, of 12 and 20 frames
+    with av.open(str(shared)) as container:
+        sizes = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(shared.read_bytes())
+    place, size = sizes[5]
+    data[place + 4 : place + size] = bytes(size - 4)
+    shared.write_bytes(data)
+    summary = encode(source, tmp_path / "out", model, plan)
+    assert any(key.endswith("[0:12]") and CAMERAS[0] in key for key, _ in summary.failures)
+    episodes = source / "meta" / "episodes"
+    table = pyarrow.parquet.read_table(next(episodes.rglob("*.parquet")))
+    longer = table.column(f"videos/{CAMERAS[1]}/to_timestamp").to_numpy() + 5
+    index = table.schema.get_field_index(f"videos/{CAMERAS[1]}/to_timestamp")
+    pyarrow.parquet.write_table(
+        table.set_column(index, table.schema.field(index), pyarrow.array(longer)), next(episodes.rglob("*.parquet"))
+    )
+    reasons = dict(encode(source, tmp_path / "other", model, plan).failures)
+    assert "has 9 frames from 0 on, the data set says 59; get it again" in reasons.values()
+
+
+def test_processes_that_never_begin_are_said(videos, model, plan, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif os.environ.get('DEADLY') and '--multiprocessing-fork' in sys.orig_argv: os._exit(9)\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("DEADLY", "1")
+        with pytest.raises(RuntimeError, match="the processes that encode end before they begin; free some memory"):
+            encode(videos, tmp_path / "out", model, plan)
+    assert encode(videos, tmp_path / "out", model, plan).encoded == 5
 
 
 def test_another_plan_is_refused(videos, model, plan, tmp_path):

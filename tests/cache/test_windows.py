@@ -2,7 +2,7 @@
 
 import pytest
 
-from vidtwin.cache.windows import cut_windows, numbers_at
+from vidtwin.cache.windows import cut_windows, is_needed, numbers_at
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 16, 33])
@@ -24,6 +24,17 @@ def test_examples():
     assert numbers_at(3, 4, 2, "last", 8) == ((1, 1, 1, 3), 2)
 
 
+@pytest.mark.parametrize(("step", "every"), [(1, 4), (2, 3), (3, 1), (1, 50), (2, 51), (4, 20)])
+@pytest.mark.parametrize("kind", ["first", "last"])
+def test_needed_frames_are_those_of_windows(step, every, kind):
+    count = 300
+    used = {number for cut in cut_windows(range(count), 4, step, every, kind) for number in cut.numbers}
+    needed = {number for number in range(count) if is_needed(number, 4, step, every, kind)}
+    assert used <= needed
+    beyond = {number for number in needed - used if number < count - 4 * step - every}  # the last anchors may not come
+    assert not beyond
+
+
 @pytest.mark.parametrize("kind", ["first", "last"])
 def test_few_frames_are_kept(kind):
     """Frames are counted that are alive at once."""
@@ -38,7 +49,8 @@ def test_few_frames_are_kept(kind):
         def __del__(self):
             alive.discard(self.number)
 
-    for cut in cut_windows(map(Frame, range(500)), 16, 1, 4, kind):
-        most = max(most, len(alive))
-        del cut
+    for every in (4, 200):
+        for cut in cut_windows(map(Frame, range(500)), 16, 1, every, kind):
+            most = max(most, len(alive))
+            del cut
     assert most <= 16 + 4 + 16

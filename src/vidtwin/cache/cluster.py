@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from vidtwin.cache.encode import Failure
 from vidtwin.cache.items import Item
-from vidtwin.cache.local import CHUNK, KILLED, Setup, encode_chunk
+from vidtwin.cache.local import CHUNK, Setup, encode_chunk, killed
 from vidtwin.cache.spool import Entry, Spool, entry_of
 from vidtwin.inference.pipeline import cores
 
-ATTEMPTS = 3  # of an item, before it is taken to be what kills its workers
+ATTEMPTS = 5  # of an item, before it is taken to be what kills its workers: machines may be taken away, too
 STORE_BYTES = 200 * 2**20  # of Ray's object store, where Ray is begun here: what goes through it is names and reasons
 
 
@@ -63,6 +62,8 @@ class Cluster:
 
     def _encode(self, ray: Any, setup: Setup, items: Sequence[Item]) -> Iterator[Entry]:
         gpus = (1.0 if setup.plan.device == "cuda" else 0.0) if self.gpus is None else self.gpus
+        if setup.plan.device == "cuda" and not gpus > 0:
+            raise ValueError(f"--gpus {gpus:g}: workers with --device cuda need a GPU, or a part of one")
         total = ray.cluster_resources()
         workers = self.workers or max(1, int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)))
         size = max(1, min(CHUNK, len(items) // (4 * workers)))
@@ -92,17 +93,21 @@ class Worker:
         self.spool = Spool(setup.spool, setup.plan)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Chunks of items -> what came of them, as JSON. Items that a worker before this one had done are not done again."""
+        """Chunks of items -> what came of them, as JSON.
+
+        Items that a worker before this one had done are not done again; those that one had begun when it died come alone, last.
+        """
         texts = []
         for chunk in batch["items"]:
             items: list[Item] = pickle.loads(chunk)  # our own driver's
-            entries = {}
-            for item in items:
-                if (there := self.spool.pending(item)) is not None and there.is_of(item):
-                    entries[item.key] = there
-                elif self.spool.attempt(item) > ATTEMPTS:
-                    entries[item.key] = self.spool.keep(Failure(item, None, KILLED))
+            entries = {item.key: there for item in items if (there := self.spool.pending(item)) is not None and there.is_of(item)}
             left = [item for item in items if item.key not in entries]
-            entries |= {entry.key: entry for entry in encode_chunk(self.engine, self.setup, left)}
+            begun = [item for item in left if self.spool.tries(item)]
+            for group in ([item for item in left if item not in begun], *([item] for item in begun)):
+                if group and self.spool.tries(group[0]) >= ATTEMPTS:
+                    found = [killed(self.spool, group[0])]
+                else:
+                    found = encode_chunk(self.engine, self.setup, group)
+                entries |= {entry.key: entry for entry in found}
             texts.append(json.dumps([asdict(entries[item.key]) for item in items]))
         return {"entries": np.array(texts, dtype=object)}

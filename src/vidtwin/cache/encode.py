@@ -1,7 +1,7 @@
 """Items to rows, in one process: the windows of the next items are read while the model is at those of this one."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,9 @@ class _Ended:
     error: str | None
 
 
-def encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Path | None = None) -> Iterator[Rows | Failure]:
+def encode_items(
+    engine: Engine, plan: Plan, items: Iterable[Item], scratch: Path | None = None, begin: Callable[[Item], object] | None = None
+) -> Iterator[Rows | Failure]:
     """The rows of each item, or why there are none, in the items' order.
 
     While it runs, what is warned of a damaged video is an error in this process, unless the plan takes damaged ones.
@@ -81,15 +83,16 @@ def encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Pat
     Args:
         engine: of the plan's weights and dtype; its batch is that of the windows of one item that go through the model together.
         scratch: where copies of remote files are made for the time they are needed; default the system's temporary folder.
+        begin: called with each item before its file is opened.
 
     Nothing that is wrong with a file is raised; MemoryError is, and what is wrong with the model (`Engine.encode`).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("default" if plan.damaged else "error", VideoWarning)
-        yield from _encode_items(engine, plan, items, scratch)
+        yield from _encode_items(engine, plan, read_windows(plan, items, scratch, begin))
 
 
-def _encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Path | None) -> Iterator[Rows | Failure]:
+def _encode_items(engine: Engine, plan: Plan, events: "Iterator[_Opened | ReadWindow | _Ended]") -> Iterator[Rows | Failure]:
     opened_item: _Opened | None = None
     waiting: list[ReadWindow] = []
     done: list[Encoded] = []
@@ -104,7 +107,7 @@ def _encode_items(engine: Engine, plan: Plan, items: Iterable[Item], scratch: Pa
             done.append(Encoded(read.cut.anchor, read.cut.numbers, read.times, read.cut.valid, posterior.mean[one], logvar))
         waiting.clear()
 
-    for event in ahead(read_windows(plan, items, scratch), max(AHEAD, at_once), single=True):
+    for event in ahead(events, max(AHEAD, at_once), single=True):
         if isinstance(event, _Opened):
             opened_item, done = event, []
         elif isinstance(event, ReadWindow):
@@ -130,10 +133,14 @@ def _outcome(plan: Plan, ended: _Ended, begun: _Opened | None, done: list[Encode
     return Rows(ended.item, begun.content, rows)
 
 
-def read_windows(plan: Plan, items: Iterable[Item], scratch: Path | None) -> Iterator[_Opened | ReadWindow | _Ended]:
+def read_windows(
+    plan: Plan, items: Iterable[Item], scratch: Path | None = None, begin: Callable[[Item], object] | None = None
+) -> Iterator[_Opened | ReadWindow | _Ended]:
     """What there is of each item to encode; runs in a thread of its own."""
     for item in items:
         content: Content | None = None
+        if begin is not None:
+            begin(item)
         try:
             with opened(item, scratch) as (file, content):
                 info = probe(file)
@@ -152,14 +159,25 @@ def _windows(plan: Plan, item: Item, file: Any, info: VideoInfo, geometry: Geome
     # From the second frame of the file on, reading begins at the key frame before.
     before = timestamp(file, item.start - 1) if item.start else None
     frames = iter_pending(file, item.start, item.stop, last_pts=before)
-    numbered = ((frame, is_needed(number, step, every)) for number, frame in enumerate(frames))
+    f, kind = plan.config.frames, plan.anchor
+    numbered = ((frame, is_needed(number, f, step, every, kind)) for number, frame in enumerate(_all(plan, item, frames)))
     threads = min(cores(), THREADS) if is_resampled(geometry) and torch.get_num_threads() > 1 else 1
     fitted = side_by_side(partial(_fitted, geometry), numbered, threads)
     first: float | None = None
-    for cut in cut_windows(fitted, plan.config.frames, step, every, plan.anchor):
+    for cut in cut_windows(fitted, f, step, every, kind):
         first = cut.frames[0][1] if first is None else first  # the first window begins with the recording, whatever its anchor
         clip = torch.from_numpy(np.stack([pixels for pixels, _ in cut.frames], axis=1))
         yield ReadWindow(cut, clip, tuple(round(time - first, 9) for _, time in cut.frames))
+
+
+def _all(plan: Plan, item: Item, frames: Iterable[PendingFrame]) -> Iterator[PendingFrame]:
+    """The frames, and a refusal at their end if there are fewer than the source says."""
+    count = 0
+    for frame in frames:
+        yield frame
+        count += 1
+    if item.stop is not None and count < item.stop - item.start and not plan.damaged:
+        raise ValueError(f"has {count} frames from {item.start} on, the data set says {item.stop - item.start}; get it again")
 
 
 def _fitted(geometry: Geometry, numbered: tuple[PendingFrame, bool]) -> tuple[np.ndarray, float]:

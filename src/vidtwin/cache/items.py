@@ -1,5 +1,6 @@
 """What of a source is encoded: recordings with an identity that does not depend on where the data set lies."""
 
+import csv
 import hashlib
 import os
 import re
@@ -15,7 +16,7 @@ from vidtwin.data.sources import COLUMN, SUFFIXES, Recording, recordings
 from vidtwin.video.decode import TarMember, file_holding
 
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
-NUMBER = re.compile(r"-?(0|[1-9]\d*)?(\.\d+)?(e[+-]?\d{1,2})?", re.IGNORECASE)
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d{1,2})?", re.IGNORECASE)
 BLOCK = 1 << 20  # bytes that are hashed or copied at once
 Value = str | int | float
 Columns = tuple[tuple[str, Value], ...]
@@ -71,6 +72,11 @@ def list_items(source: str, label: bool = False) -> list[Item]:
         if item.key in seen:
             raise ValueError(f"{source}: {item.key} is there twice; keep one of them")
         seen.add(item.key)
+        if not item.key.isascii():
+            try:
+                item.key.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{item.key!a}: its name is not UTF-8; rename it") from None
     return typed(items)
 
 
@@ -85,17 +91,14 @@ def typed(items: list[Item]) -> list[Item]:
 
 
 def _is(kind: type, value: Value) -> bool:
-    """Whether text is a number and nothing is lost: "007" is no number."""
+    """Whether text is a number: "007" and "" are none."""
     return (WHOLE if kind is int else NUMBER).fullmatch(str(value)) is not None
 
 
 def _local(source: Path) -> Iterator[Item]:
     if source.suffix.lower() in (".csv", ".txt") and source.is_file():
-        listed, root = recordings(source), source.parent
-        for one in listed:
-            text = str(one.file)
-            url = _url_in(text, root)
-            yield Item(url, url, columns=one.columns) if url else _item(one, root)
+        for one, line in zip(recordings(source), listed_names(source), strict=True):
+            yield Item(line, line, columns=one.columns) if is_url(line) else _item(one, source.parent)
         return
     found = recordings(source)
     root = source if source.is_dir() else source.parent
@@ -106,8 +109,18 @@ def _local(source: Path) -> Iterator[Item]:
 def _item(one: Recording, root: Path) -> Item:
     file = one.file
     name = os.path.relpath(file_holding(file), root).replace(os.sep, "/")
-    video = f"{name}!{file.name}" if isinstance(file, TarMember) else name
-    return Item(video, file, one.start, one.stop, one.columns)
+    if isinstance(file, TarMember):
+        return Item(f"{name}!{file.name}", replace(file, tar=file.tar.absolute()), one.start, one.stop, one.columns)
+    return Item(name, file.absolute(), one.start, one.stop, one.columns)  # for processes in other folders
+
+
+def listed_names(path: Path) -> list[str]:
+    """The lines of a list that `recordings` has read, as they are: in a path "//" would become "/"."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            return [row[COLUMN] for row in csv.DictReader(file)]
+        lines = (line.strip() for line in file)
+        return [line for line in lines if line and not line.startswith("#")]
 
 
 def _folder(item: Item) -> str:
@@ -119,13 +132,6 @@ def is_url(text: str) -> bool:
     """Whether it has a scheme: "s3://bucket/a.mp4"."""
     scheme, colon, _ = text.partition("://")
     return bool(colon) and scheme.isidentifier()
-
-
-def _url_in(text: str, root: Path) -> str | None:
-    """The URL of a line of a list, which `recordings` takes for a path below the list's folder."""
-    line = text.removeprefix(f"{root}{os.sep}") if str(root) != "." else text
-    scheme, colon, rest = line.partition(":/")
-    return f"{scheme}://{rest.lstrip('/')}" if colon and scheme.isidentifier() and len(scheme) > 1 else None
 
 
 def _remote(source: str) -> list[Item]:
@@ -143,8 +149,8 @@ def _remote(source: str) -> list[Item]:
         ]
     try:
         names = sorted(name for name in fs.find(path) if name.lower().endswith(SUFFIXES))
-    except (OSError, ValueError) as error:
-        raise OSError(f"{source}: cannot be listed ({' '.join(str(error).split())}); check the address") from error
+    except Exception as error:  # each file system has errors of its own
+        raise OSError(f"{source}: cannot be listed ({_said(error)}); check the address") from error
     if not names:
         raise FileNotFoundError(f"{source}: no videos there; give a folder of videos, or a .csv with a column {COLUMN!r}")
     urls = [name if is_url(name) else f"{scheme}://{name}" for name in names]
@@ -158,10 +164,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
         fs, path = fsspec.core.url_to_fs(url)
         return fs, str(path)
-    except (ImportError, ValueError) as error:
-        raise ValueError(
-            f"{url}: cannot be opened ({' '.join(str(error).split())}); install that package, or copy the files"
-        ) from error
+    except Exception as error:  # each file system has errors of its own
+        raise ValueError(f"{url}: cannot be opened ({_said(error)}); install what is missing, or copy the files") from error
 
 
 def copy(url: str, target: Path) -> None:
@@ -171,10 +175,12 @@ def copy(url: str, target: Path) -> None:
         with fs.open(path, "rb") as source, target.open("wb") as file:
             while block := source.read(BLOCK):
                 file.write(block)
-    except Exception as error:  # each file system has errors of its own
-        raise OSError(
-            f"{url}: cannot be read ({' '.join(str(error).split()) or type(error).__name__}); check the address"
-        ) from error
+    except Exception as error:
+        raise OSError(f"{url}: cannot be read ({_said(error)}); check the address") from error
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """A source of videos to a data set of latents: what is missing is encoded, put together, and described."""
 
 import datetime
+import hashlib
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from vidtwin.cache.encode import Failure, Rows, encode_items
@@ -68,7 +70,6 @@ def encode_dataset(
     *,
     label: bool = False,
     processes: int | None = None,
-    batch: int | None = None,
     retry: bool = False,
     scratch: Path | None = None,
     encoder: Encoder | None = None,
@@ -84,9 +85,9 @@ def encode_dataset(
         source: see `items.list_items`. out: the folder to make.
         model: in float32, of the plan's weights.
         label: as in `list_items`.
-        processes: default one for each core, or each GPU. batch: clips of a recording at a time; None is what fits.
+        processes: default one for each core, or each GPU.
         retry: try again what failed before.
-        scratch: where copies of remote files lie for the time they are needed.
+        scratch: folder in which copies of remote files lie for the time they are needed; default in `out`.
         encoder: what encodes items; default processes of this machine.
         progress: called with (done, total, failed) items, at the beginning and after each.
 
@@ -98,7 +99,12 @@ def encode_dataset(
     names = [name for name, _ in needed[0].columns]
     if odd := next((item for item in needed if [name for name, _ in item.columns] != names), None):
         raise ValueError(f"{odd.key}: has the columns {[name for name, _ in odd.columns]}, others {names}; give all the same")
+    if scratch is not None and not scratch.is_dir():
+        raise FileNotFoundError(f"--scratch {scratch}: no such folder; create it, or leave it out")
     with Store(out, plan, needed[0].columns) as store:
+        if scratch is not None:
+            store.copies = scratch.absolute() / f"vidtwin-{hashlib.sha256(str(Path(out).absolute()).encode()).hexdigest()[:12]}"
+            shutil.rmtree(store.copies, ignore_errors=True)
         parts = store.parts()
         there = {entry.key: entry for entries in parts.values() for entry in entries}
         newest = {entry.key: path for path, entries in parts.items() for entry in entries}  # a killed run may leave older ones
@@ -134,7 +140,7 @@ def encode_dataset(
         if todo:
             folder = store.work / "model"
             model.save_pretrained(folder)
-            setup = Setup(plan, folder, store.work, batch, scratch)
+            setup = Setup(plan, folder.absolute(), store.work.absolute(), store.copies.absolute())
             if encoder is None:
                 count = processes or (torch.cuda.device_count() if plan.device == "cuda" else cores())
                 found = encode_locally(setup, todo, min(count, len(todo)))
@@ -151,20 +157,24 @@ def encode_dataset(
         missing = [item.key for item in waiting if item.key not in done]
         if missing:
             raise RuntimeError(f"{missing[0]} and {len(missing) - 1} more were not encoded, and nothing says why; run it again")
+        # What could not be read at all, as when a disk is not there, keeps the rows that it has.
+        replaced = {key for key in stale if done[key].reason is None or done[key].content is not None}
         final = []
         for path in (*parts, *new.written):
             keys = {entry.key for entry in parts.get(path, ())}
-            dropped = {key for key in keys if key in stale or newest[key] != path}
+            dropped = {key for key in keys if key in replaced or newest[key] != path}
             final.append(store.without(path, dropped) if dropped else path)
         seconds = time.perf_counter() - begun
         failures = [(items[key], done[key]) for key in items if key in reasons]
-        encoded -= sum(1 for item in todo if item.key in reasons)
+        tried = {item.key for item in todo}
+        encoded -= len(reasons.keys() & tried)
         date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         took = {"date": date, "seconds": round(seconds, 1), "encoded": encoded}
+        shutil.rmtree(store.copies, ignore_errors=True)
         manifest = store.finish([path for path in final if path is not None], failures, took)
     return Summary(
         items=total,
-        kept=kept - sum(1 for key in reasons if key not in {item.key for item in todo}),
+        kept=kept - len(reasons.keys() - tried),
         encoded=encoded,
         failures=tuple(reasons.items()),
         gone=len(there.keys() - items.keys()),
@@ -225,27 +235,33 @@ def verify_dataset(source: str, out: str | Path, model: VidTwin, count: int = 16
     manifest = read_manifest(folder)
     plan = Plan.from_dict(manifest["plan"])
     items = {item.key: item for item in list_items(source, label)}
-    keys: set[tuple[Any, ...]] = set()
+    rows = 0
     entries: dict[str, tuple[Path, int, Entry]] = {}
     parquet = needs_pyarrow().parquet
     for facts in manifest["files"]:
         path = folder / facts["file"]
         if not path.is_file() or file_hash(path) != facts["sha256"]:
             raise ValueError(f"{path}: is missing or has changed since it was written; delete it and encode the data set again")
-        columns = parquet.read_table(path, columns=["video", "start", "frame_index"]).to_pydict()
-        found = list(zip(*columns.values(), strict=True))
-        if len(found) != facts["rows"] or keys & set(found) or len(set(found)) < len(found):
-            raise ValueError(f"{path}: has rows twice, or not {facts['rows']}; delete it and encode the data set again")
-        keys |= set(found)
+        places = parquet.read_table(path, columns=["frame_index"]).column(0).to_numpy()
         row = 0
         for entry in read_entries(path):
+            own = places[row : row + entry.rows]
+            if entry.key in entries or len(own) != entry.rows or (np.diff(own) <= 0).any():
+                raise ValueError(f"{path}: rows of {entry.key} are missing or there twice; delete it and encode the data set again")
             entries[entry.key] = path, row, entry
             row += entry.rows
+        if row != len(places) or row != facts["rows"]:
+            raise ValueError(f"{path}: has {len(places)} rows, not {facts['rows']}; delete it and encode the data set again")
+        rows += row
     present = [key for key in entries if key in items and entries[key][2].is_of(items[key])]
     chosen = [items[key] for key in random.Random(seed).sample(sorted(present), min(count, len(present)))]
+    if not chosen:
+        raise ValueError(f"{folder}: none of its recordings is in {source} as it was; give the source that it was made of")
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{folder}: was encoded on a GPU; verify it where there is one")
     if plan.weights.hash != (given := Identity.of(model)).hash:
         raise ValueError(f"{folder}: was encoded with weights {plan.weights}, not {given.hash[:12]}; give those with --weights")
-    engine = Engine(model.to(plan.device), encode_dtype=getattr(torch, plan.dtype))
+    engine = Engine(model.to(plan.device), encode_dtype=getattr(torch, plan.dtype), batch=plan.batch)
     before, again = torch.get_num_threads(), 0
     torch.set_num_threads(plan.threads)
     try:
@@ -253,7 +269,7 @@ def verify_dataset(source: str, out: str | Path, model: VidTwin, count: int = 16
             again += _compare(outcome, *entries[outcome.item.key])
     finally:
         torch.set_num_threads(before)
-    return Check(len(manifest["files"]), len(keys), len(chosen), again)
+    return Check(len(manifest["files"]), rows, len(chosen), again)
 
 
 def _compare(outcome: Rows | Failure, path: Path, row: int, entry: Entry) -> int:

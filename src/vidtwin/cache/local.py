@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vidtwin.cache.encode import Failure, encode_items
-from vidtwin.cache.items import Item
+from vidtwin.cache.items import Item, content
 from vidtwin.cache.plan import Plan
 from vidtwin.cache.spool import Entry, Spool
 from vidtwin.inference.engine import Engine
@@ -31,57 +31,72 @@ class Setup:
     """What a process needs to encode.
 
     Attributes:
-        model: a checkpoint folder. batch: clips at a time, or None for what fits.
-        spool: folder to put rows into. scratch: for copies of remote files.
+        model: a checkpoint folder. spool: folder to put rows into. scratch: for copies of remote files. All are absolute.
     """
 
     plan: Plan
     model: Path
     spool: Path
-    batch: int | None = None
-    scratch: Path | None = None
+    scratch: Path
 
     def engine(self, rank: int = 0) -> Engine:
         """For process number `rank`, which takes the next GPU if the plan's device is one."""
         torch.set_num_threads(self.plan.threads)
         device = f"cuda:{rank % torch.cuda.device_count()}" if self.plan.device == "cuda" else self.plan.device
         model = VidTwin.from_pretrained(self.model).to(device)
-        return Engine(model, encode_dtype=getattr(torch, self.plan.dtype), batch=self.batch)
+        return Engine(model, encode_dtype=getattr(torch, self.plan.dtype), batch=self.plan.batch)
 
 
 def encode_chunk(engine: Engine, setup: Setup, items: Sequence[Item]) -> list[Entry]:
     """Encode items and put down what came of each."""
     spool = Spool(setup.spool, setup.plan)
-    return [spool.keep(outcome) for outcome in encode_items(engine, setup.plan, items, setup.scratch)]
+    setup.scratch.mkdir(exist_ok=True)
+    return [spool.keep(outcome) for outcome in encode_items(engine, setup.plan, items, setup.scratch, spool.attempt)]
+
+
+def killed(spool: Spool, item: Item) -> Entry:
+    """Put down that an item ends the processes that encode it."""
+    try:
+        facts = None if isinstance(item.file, str) else content(item.file)
+    except OSError:
+        facts = None
+    return spool.keep(Failure(item, facts, KILLED))
 
 
 def encode_locally(setup: Setup, items: Sequence[Item], processes: int) -> Iterator[Entry]:
     """Encode items in so many processes; what came of each, as it is done.
 
-    A process that dies is replaced. What it and the others were at is done again, one item after the other, and one that ends its
+    A process that dies is replaced. The items that were begun then are done again, one after the other, and one that ends its
     process again is a failure.
+
+    Raises:
+        RuntimeError: processes end before they have begun.
     """
     size = max(1, min(CHUNK, len(items) // (4 * processes)))
     chunks = deque(list(items[start : start + size]) for start in range(0, len(items), size))
+    spool = Spool(setup.spool, setup.plan)
     while chunks:
         lost: list[Item] = []
         yield from _run(setup, chunks, processes, lost)
-        spool = Spool(setup.spool, setup.plan)
-        for item in lost:
-            if (entry := spool.pending(item)) is not None:
-                yield entry
-                continue
+        done = {item.key: entry for item in lost if (entry := spool.pending(item)) is not None}
+        yield from done.values()
+        left = [item for item in lost if item.key not in done]
+        begun = [item for item in left if spool.tries(item)]
+        if others := [item for item in left if not spool.tries(item)]:
+            chunks.appendleft(others)
+        for item in begun:
             again: list[Item] = []
             yield from _run(setup, deque([[item]]), 1, again)
             if again:
-                yield spool.keep(Failure(item, None, KILLED))
+                yield killed(spool, item)
 
 
 def _run(setup: Setup, chunks: deque[list[Item]], processes: int, lost: list[Item]) -> Iterator[Entry]:
     """Until all chunks are done, or a process dies; `lost` gets the items that were being encoded then."""
     context = multiprocessing.get_context("spawn")
     running: dict[Future[list[Entry]], list[Item]] = {}
-    pool = ProcessPoolExecutor(processes, context, _begin, (setup, context.Value("i", 0)))
+    counter, ready = context.Value("i", 0), context.Value("i", 0)
+    pool = ProcessPoolExecutor(processes, context, _begin, (setup, counter, ready))
     try:
         while chunks or running:
             while chunks and len(running) < 2 * processes:
@@ -105,6 +120,11 @@ def _run(setup: Setup, chunks: deque[list[Item]], processes: int, lost: list[Ite
                         yield from future.result()
                     else:
                         lost += items
+                if not ready.value:
+                    raise RuntimeError(
+                        "the processes that encode end before they begin; free some memory, or use fewer --processes (in a script, "
+                        'keep what starts it under `if __name__ == "__main__":`)'
+                    )
                 return
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -113,7 +133,7 @@ def _run(setup: Setup, chunks: deque[list[Item]], processes: int, lost: list[Ite
 _process: tuple[Engine, Setup] | None = None
 
 
-def _begin(setup: Setup, counter: Any) -> None:
+def _begin(setup: Setup, counter: Any, ready: Any) -> None:
     """Of a process: the model; and an end when the one that began it has ended, however it did."""
     global _process
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C, which reaches all, ends it silently
@@ -124,6 +144,7 @@ def _begin(setup: Setup, counter: Any) -> None:
     assert parent is not None
     threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     _process = setup.engine(rank), setup
+    ready.value = 1
 
 
 def _work(items: list[Item]) -> list[Entry]:

@@ -31,7 +31,8 @@ class Plan:
         stored: of the latents' values. int8 is rounded to 127 steps of the largest value of a channel in a window.
         logvar: whether log-variances are there too.
         damaged: whether recordings that can be read in part are encoded as far as they can, or are failures.
-        device, threads: that encode; the last bits depend on them. threads are torch's, in each process.
+        device, threads, batch: that encode, torch's threads in each process, and clips of a recording that go through the model
+            together; the last bits depend on them.
 
     Raises:
         ValueError: a choice that there is not, or a number that is not positive.
@@ -49,14 +50,16 @@ class Plan:
     damaged: bool = False
     device: str = "cpu"
     threads: int = 1
+    batch: int = 1
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ValueError(f"--policy {self.policy}: choose {', '.join(POLICIES)}; tiles of a frame are not kept in data sets")
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
             raise ValueError(f"--sample-fps {self.sample_fps:g}: give a positive number of frames per second, or leave it out")
-        if self.threads < 1:
-            raise ValueError(f"--threads {self.threads}: give at least 1")
+        for option, number in (("threads", self.threads), ("batch", self.batch)):
+            if number < 1:
+                raise ValueError(f"--{option} {number}: give at least 1")
         if self.every is not None and self.every < 1:
             raise ValueError(f"--every {self.every}: give at least 1 frame from a window to the next")
         for option, value, choices in (("anchor", self.anchor, get_args(Anchor)), ("store", self.stored, get_args(Stored))):

@@ -20,16 +20,18 @@ METADATA = b"vidtwin"
 
 @dataclass(frozen=True)
 class Entry:
-    """What a part, or `work`, knows of an item that is done: its content, how many rows it has, or why it has none."""
+    """What a part, or `work`, knows of an item that is done: its content, how many rows it has or why it has none, and what was
+    carried over to them."""
 
     key: str
     content: Content | None
     rows: int
     reason: str | None = None
+    columns: tuple[tuple[str, Any], ...] = ()
 
     def is_of(self, item: Item) -> bool:
-        """Whether the item's file is as it was. It is read only if its size is the same and its modification time is not."""
-        if self.content is None:
+        """Whether the item is as it was. Its file is read only if its size is the same and its modification time is not."""
+        if self.content is None or (self.reason is None and self.columns != item.columns):
             return False
         if isinstance(item.file, str):
             return True  # a remote file is taken to be what it was
@@ -72,14 +74,16 @@ class Spool:
         if isinstance(outcome, Failure):
             entry = Entry(outcome.item.key, outcome.content, 0, outcome.reason)
             write_json(failure, asdict(entry))
+            self._tries(outcome.item).unlink(missing_ok=True)
             return entry
         pa = needs_pyarrow()
-        entry = Entry(outcome.item.key, outcome.content, outcome.table.num_rows)
+        entry = Entry(outcome.item.key, outcome.content, outcome.table.num_rows, columns=outcome.item.columns)
         statistics = Statistics.of(stored_values(outcome.table, self.plan))
         table = outcome.table.replace_schema_metadata({METADATA: to_json([entry], statistics)})
         with atomic_output(rows) as partial, pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-        failure.unlink(missing_ok=True)
+        for path in (failure, self._tries(outcome.item)):
+            path.unlink(missing_ok=True)
         return entry
 
     def rows(self, item: Item) -> tuple[Any, Entry, Statistics]:
@@ -92,15 +96,22 @@ class Spool:
 
     def attempt(self, item: Item) -> int:
         """Count that an item is begun: how often it was, this time included."""
-        path = self._files(item)[0].with_suffix(".tries")
-        tries = (len(path.read_text()) if path.is_file() else 0) + 1
-        with atomic_output(path) as partial:
+        tries = self.tries(item) + 1
+        with atomic_output(self._tries(item)) as partial:
             partial.write_text("x" * tries)
         return tries
 
+    def tries(self, item: Item) -> int:
+        """How often an item was begun, and not done."""
+        path = self._tries(item)
+        return len(path.read_text()) if path.is_file() else 0
+
+    def _tries(self, item: Item) -> Path:
+        return self._files(item)[0].with_suffix(".tries")
+
     def forget(self, item: Item) -> None:
         """Delete what there is of an item."""
-        for path in (*self._files(item), self._files(item)[0].with_suffix(".tries")):
+        for path in (*self._files(item), self._tries(item)):
             path.unlink(missing_ok=True)
 
 
@@ -121,4 +132,5 @@ def entries_in(metadata: bytes) -> list[Entry]:
 
 def entry_of(facts: dict[str, Any]) -> Entry:
     content = facts["content"]
-    return Entry(str(facts["key"]), None if content is None else Content(**content), int(facts["rows"]), facts["reason"])
+    columns = tuple((str(name), value) for name, value in facts["columns"])
+    return Entry(str(facts["key"]), None if content is None else Content(**content), int(facts["rows"]), facts["reason"], columns)

@@ -41,21 +41,24 @@ class Store:
     def __init__(self, folder: str | Path, plan: Plan, columns: Columns = ()):
         self.folder, self.plan, self.columns = Path(folder), plan, columns
         self.work, self.data = self.folder / "work", self.folder / "data"
+        self.copies = self.work / "copies"  # of remote files, for the time they are needed
         self.schema = schema(plan, columns)
         self.spool = Spool(self.work, plan)
+        self._old: set[Path] = set()
 
     def __enter__(self) -> "Store":
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{self.folder}: is a file; name a folder for the data set")
         described = self.folder / "plan.json"
-        if self.folder.exists() and not described.is_file() and any(self.folder.iterdir()):
+        begun = {"work", "data"}  # of a run that was killed before it wrote its plan
+        if self.folder.exists() and not described.is_file() and {path.name for path in self.folder.iterdir()} - begun:
             raise ValueError(f"{self.folder}: has something else in it; choose another folder, or an empty one")
         self.work.mkdir(parents=True, exist_ok=True)
         self.data.mkdir(exist_ok=True)
         self._lock = (self.work / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.close()
             raise ValueError(f"{self.folder}: another run is writing it; wait for it, or stop it") from None
         try:
@@ -63,6 +66,7 @@ class Store:
         except BaseException:
             self._lock.close()
             raise
+        shutil.rmtree(self.copies, ignore_errors=True)
         for stale in (*self.data.glob(".*.partial-*"), *self.work.glob(".*.partial-*"), *self.folder.glob(".*.partial-*")):
             stale.unlink()
         return self
@@ -87,7 +91,9 @@ class Store:
 
     def parts(self) -> dict[Path, list[Entry]]:
         """The parts in order, each with its items. Raises ValueError for a part that is damaged."""
-        return {path: read_entries(path) for path in sorted(self.data.glob("part-*.parquet"))}
+        found = {path: read_entries(path) for path in sorted(self.data.glob("part-*.parquet"))}
+        self._old = set(found)
+        return found
 
     def failures(self) -> list[Entry]:
         """Of the run before, if one ended. Raises ValueError for a table that is damaged."""
@@ -194,7 +200,8 @@ class Store:
             items += len(read_entries(path))
             facts = {"file": f"data/{path.name}", "rows": footer.num_rows, "bytes": path.stat().st_size}
             before = known.get(facts["file"], {})
-            same = all(before.get(name) == value for name, value in facts.items())  # parts do not change once they have their name
+            # Parts do not change once they have their name.
+            same = path in self._old and all(before.get(name) == value for name, value in facts.items())
             files.append(facts | {"sha256": before["sha256"] if same else file_hash(path)})
         manifest = {
             "format": FORMAT,

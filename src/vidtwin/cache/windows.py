@@ -34,16 +34,20 @@ def numbers_at(anchor: int, frames: int, step: int, kind: Anchor, count: int) ->
     return tuple(anchor + step * place for place in places), len(set(places))
 
 
-def is_needed(number: int, step: int, every: int) -> bool:
-    """Whether any window can hold a frame."""
-    return every % step != 0 or number % step == 0
+def is_needed(number: int, length: int, step: int, every: int, kind: Anchor) -> bool:
+    """Whether a window can hold a frame."""
+    reach = (length - 1) * step
+    if kind == "first":  # anchors not after it, the nearest first
+        distances = range(number % every, min(reach, number) + 1, every)
+    else:
+        distances = range(-number % every, reach + 1, every)
+    return any(distance % step == 0 for distance in distances)
 
 
 def cut_windows(frames: Iterable[T], length: int, step: int, every: int, kind: Anchor) -> Iterator[Cut[T]]:
     """Windows of `length` frames at anchors 0, every, 2 every, ...; each as soon as its frames have come.
 
-    `frames` are all of a recording, those that are not needed too; at most (length - 1) step + 1 are kept, or one of them for
-    each `every`.
+    `frames` are all of a recording, those that are not needed too; at most (length - 1) step + 1 are kept.
     """
     reach = (length - 1) * step
     kept: deque[tuple[int, T]] = deque()
@@ -55,7 +59,7 @@ def cut_windows(frames: Iterable[T], length: int, step: int, every: int, kind: A
         return Cut(anchor, numbers, valid, [by_number[number] for number in numbers])
 
     for frame in frames:
-        if is_needed(count, step, every):
+        if is_needed(count, length, step, every, kind):
             kept.append((count, frame))
         count += 1
         while anchor + (reach if kind == "first" else 0) < count:

@@ -93,11 +93,11 @@ def encode_dataset_command(
         device: auto is cuda if there is one, else cpu.
         dtype: that the encoder works in.
         processes: on this machine, or in the cluster; default one for each core, or each GPU.
-        batch: clips of one video at a time; default one on a CPU, on a GPU as many as half of its memory holds, at most 16.
+        batch: clips of one video that go through the model together; default 1 on a CPU, 8 on a GPU.
         threads: of each process.
-        scratch: folder for copies of remote files for the time they are needed; default the system's.
+        scratch: folder for copies of remote files for the time they are needed; default inside `out`.
         ray: encode on a Ray cluster: its address, or "local". `out` must be seen by all its machines.
-        gpus: of each process in the cluster, also a part of one; default 1 with cuda, else 0.
+        gpus: of each process in the cluster, also a part of one; default 1 with --device cuda, else 0.
         verify: instead of encoding, check a finished data set: files, keys, and so many recordings encoded again, bit for bit.
     """
     from vidtwin.cache.job import encode_dataset, verify_dataset
@@ -106,7 +106,10 @@ def encode_dataset_command(
     for option, value in (("processes", processes), ("batch", batch), ("threads", threads), ("verify", verify)):
         if value is not None and value < 1:
             raise UsageError(f"--{option} {value}: give at least 1")
-    place = device_of(device)
+    if ray is None:
+        place = device_of(device)
+    else:  # the cluster has GPUs, or has not; the machine that asks may be another
+        place = "cuda" if device == "cuda" or (device == "auto" and gpus is not None and gpus > 0) else "cpu"
     model = load_weights(weights, config)
     if verify is not None:
         check = verify_dataset(source, out, model, verify, label=label)
@@ -118,8 +121,9 @@ def encode_dataset_command(
         from vidtwin.cache.cluster import Cluster
 
         encoder = Cluster(None if ray == "local" else ray, processes, gpus).encode
+    clips = batch or (8 if place == "cuda" else 1)
     identity = Identity.of(model, weights)
-    plan = Plan(model.config, identity, dtype, policy, sample_fps, every, anchor, store, logvar, damaged, place, threads)
+    plan = Plan(model.config, identity, dtype, policy, sample_fps, every, anchor, store, logvar, damaged, place, threads, clips)
     with tqdm(unit="video", leave=False, disable=None) as shown:
 
         def progress(done: int, total: int, failed: int) -> None:
@@ -134,7 +138,6 @@ def encode_dataset_command(
             plan,
             label=label,
             processes=processes,
-            batch=batch,
             retry=retry_failures,
             scratch=scratch,
             encoder=encoder,

@@ -126,6 +126,8 @@ def _shown(
             yield PendingFrame(partial(pictures, frame), pts, stream.time_base, frame.duration if frame.duration > 0 else step)
         number += 1
         if number == stop:
+            tally.frames = number
+            tally.finish(path, None)  # what is missing before it
             return
     tally.frames = number  # when decoding began in the middle, it counted others
     tally.finish(path, stated_frames(stream), missing_bytes(path))
