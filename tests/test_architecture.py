@@ -13,17 +13,28 @@ SRC = Path(__file__).parents[1] / "src" / "vidtwin"
 # What each room may import of ours. Rooms that are not here (cli, inspection) may import anything.
 ROOMS: dict[str, set[str]] = {
     "files": set(),
+    "processes": set(),
     "version": set(),
     "model": {"model", "checkpoint"},  # the checkpoint mixin, so that VidTwin.from_pretrained exists
     "checkpoint": {"files", "model.config"},
     "released": {"files", "checkpoint", "model"},
     "video": {"files", "video"},
     "losses": {"files", "checkpoint", "model", "losses"},
-    "evaluation": {"model", "video", "evaluation", "version", "checkpoint", "losses.lpips", "losses.ms_ssim", "inference.entropy"},
-    "data": {"files", "model.config", "video", "data"},
+    "evaluation": {
+        "model",
+        "video",
+        "evaluation",
+        "version",
+        "checkpoint",
+        "losses.lpips",
+        "losses.ms_ssim",
+        "inference.entropy",
+        "processes",
+    },
+    "data": {"files", "processes", "model.config", "video", "data"},
     "loading": {"checkpoint", "model", "released"},
     "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
-    "cache": {"files", "version", "data", "model", "video", "inference", "cache"},
+    "cache": {"files", "processes", "version", "data", "model", "video", "inference", "cache"},
     "motion": {"version", "checkpoint", "loading", "model", "video", "motion"},
     "training": {"files", "checkpoint", "released", "data", "model", "losses", "evaluation.metrics", "video", "training"},
 }

@@ -1,15 +1,11 @@
 """Items encoded by processes of this machine, each with the model and one thread for it."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from vidtwin.cache.plan import Plan
 from vidtwin.cache.spool import Entry, Spool
 from vidtwin.inference.engine import Engine
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.processes import Pool
 
 CHUNK = 8  # items that a process is given at once: it reads the next while it encodes this one
 KILLED = "killed the process that encoded it, each time: a broken decoder, or too little memory"
@@ -93,10 +90,10 @@ def encode_locally(setup: Setup, items: Sequence[Item], processes: int) -> Itera
 
 def _run(setup: Setup, chunks: deque[list[Item]], processes: int, lost: list[Item]) -> Iterator[Entry]:
     """Until all chunks are done, or a process dies; `lost` gets the items that were being encoded then."""
-    context = multiprocessing.get_context("spawn")
     running: dict[Future[list[Entry]], list[Item]] = {}
-    counter, ready = context.Value("i", 0), context.Value("i", 0)
-    pool = ProcessPoolExecutor(processes, context, _begin, (setup, counter, ready))
+    values = multiprocessing.get_context("spawn")
+    counter, ready = values.Value("i", 0), values.Value("i", 0)
+    pool = Pool(processes, _begin, (setup, counter, ready))
     try:
         while chunks or running:
             while chunks and len(running) < 2 * processes:
@@ -134,15 +131,11 @@ _process: tuple[Engine, Setup] | None = None
 
 
 def _begin(setup: Setup, counter: Any, ready: Any) -> None:
-    """Of a process: the model; and an end when the one that began it has ended, however it did."""
+    """Of a process: the model."""
     global _process
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C, which reaches all, ends it silently
     with counter.get_lock():
         rank = counter.value
         counter.value += 1
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     _process = setup.engine(rank), setup
     ready.value = 1
 

@@ -1,12 +1,10 @@
 """What is in a source of recordings: every one is decoded once, and counted, measured or named as unusable."""
 
-import multiprocessing
-import signal
 import statistics
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidtwin.data.sources import Recording, recordings
+from vidtwin.processes import Pool
 from vidtwin.video.clips import frame_interval
 from vidtwin.video.decode import TarMember, VideoWarning
 from vidtwin.video.read import iter_frames, probe
@@ -230,9 +229,7 @@ def _in_order(
         except BrokenProcessPool as error:
             raise RuntimeError(f"{file} or a file soon after it killed a worker; use fewer workers, or leave it out") from error
 
-    # Workers die silently of Ctrl-C, which reaches them too.
-    quiet = (signal.SIGINT, signal.SIG_DFL)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), signal.signal, quiet) as pool:
+    with Pool(workers) as pool:
         try:
             for file in files:
                 waiting.append((file, pool.submit(examine, file)))

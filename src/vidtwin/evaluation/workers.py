@@ -2,9 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
-from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import torch
 
 from vidtwin.evaluation.scoring import Networks, Rules, Scorer
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.processes import Pool
 
 T = TypeVar("T")
 Outcome = tuple[str, T | str]  # of a video: its name, what came of it, or the reason why nothing did
@@ -31,7 +31,7 @@ class Workers:
             raise ValueError(f"--workers {processes}: give at least 1")
         self._own = Scorer(model, rules, networks)  # also refuses, before any work, what cannot be
         self._processes, self._setting = processes, (rules, networks)
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Pool | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> "Workers":
@@ -40,8 +40,7 @@ class Workers:
             self._own.model.save_pretrained(folder)
             threads = max(1, torch.get_num_threads() // self._processes)
             arguments = folder, str(self._own.device), self._own.dtype, threads, *self._setting
-            context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._processes, context, initializer=_begin, initargs=arguments)
+            self._pool = Pool(self._processes, _begin, arguments)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
