@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas
 import pyarrow.parquet
 import pytest
 import torch
@@ -26,6 +27,8 @@ from vidtwin.cache.rows import latents_in
 from vidtwin.cache.statistics import Statistics
 from vidtwin.inference.encode import encode_video
 from vidtwin.inference.engine import Engine
+from vidtwin.video.clips import Geometry, to_clip
+from vidtwin.video.read import read_video
 
 GOOD = {"h/h264_aac.mp4": 4, "r/rot90.mp4": None, "v/vfr_jitter.mp4": None, "v/vp8_alpha.webm": None, "t/tiny_2x2.mp4": None}
 
@@ -198,6 +201,39 @@ def test_rows_for_each_frame_of_an_episode(model, plan, tmp_path):
     last = next(row for row in rows if row["episode_index"] == 1 and row["frame_index"] == 7)
     assert last["frames"] == [1] * 12 + [1, 3, 5, 7] and last["valid"] == 4  # every second of 10 frames a second
     assert last["times"][-1] == pytest.approx(0.7) and last["times"][0] == pytest.approx(0.1)
+
+
+def test_a_real_robot_data_set(model, plan, tmp_path, assets):
+    """Two episodes in one file, as LeRobot v3 has them: rows are of their own frames, and join its table."""
+    source, camera, lengths = tmp_path / "set", "observation.images.side", (24, 36)
+    video = source / "videos" / camera / "chunk-000" / "file-000.mp4"
+    video.parent.mkdir(parents=True)
+    shutil.copy(assets / "robot_droid.mp4", video)
+    info = {
+        "codebase_version": "v3.0", "fps": 25, "chunks_size": 1000, "features": {camera: {"dtype": "video"}},
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    }  # fmt: skip
+    (source / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
+    (source / "meta" / "info.json").write_text(json.dumps(info))
+    begin = [0.0, lengths[0] / 25]
+    facts = {"chunk_index": [0, 0], "file_index": [0, 0], "from_timestamp": begin, "to_timestamp": [begin[1], sum(lengths) / 25]}
+    columns = {"episode_index": [0, 1]} | {f"videos/{camera}/{name}": values for name, values in facts.items()}
+    pyarrow.parquet.write_table(pyarrow.table(columns), source / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    frames = [(episode, frame) for episode, length in enumerate(lengths) for frame in range(length)]
+    actions = pandas.DataFrame(frames, columns=["episode_index", "frame_index"]).assign(action=range(sum(lengths)))
+
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=4, anchor="last"))
+    assert not summary.failures and summary.rows == 6 + 9
+    rows = pandas.read_parquet(tmp_path / "out" / "data")
+    joined = rows.merge(actions, on=["episode_index", "frame_index"])
+    assert len(joined) == len(rows) and (joined.action == joined.start + joined.frame_index).all()
+    pixels = read_video(video).frames
+    for row in joined.itertuples():
+        window = pixels[[row.start + number for number in row.frames]]
+        clip = to_clip(window, Geometry.plan("crop", (90, 160), (32, 32)))
+        with torch.no_grad():
+            expected = model.encode(clip[None]).structure.flatten().half().float()
+        torch.testing.assert_close(torch.from_numpy(row.structure.astype(np.float32)), expected, atol=2e-3, rtol=2e-3)
 
 
 def test_a_process_that_dies_is_replaced(videos, model, plan, tmp_path, monkeypatch):
