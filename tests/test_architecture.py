@@ -21,6 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "video": {"files", "video"},
     "losses": {"files", "checkpoint", "model", "losses"},
     "evaluation": {
+        "files",
         "model",
         "video",
         "evaluation",

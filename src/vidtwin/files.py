@@ -1,6 +1,7 @@
 """Outputs that are either whole or not there: written beside the target under a temporary name, then renamed."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -51,6 +52,15 @@ def tensor_output(path: str | os.PathLike[str]) -> Iterator[Path]:
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = next(filter(None, str(error).splitlines()), type(error).__name__)
             raise OSError(f"{path}: writing failed ({reason}); free some space or choose another output") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def make_readable(path: Path) -> None:

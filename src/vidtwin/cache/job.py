@@ -18,7 +18,8 @@ from vidtwin.cache.local import Setup, encode_locally
 from vidtwin.cache.plan import Plan
 from vidtwin.cache.rows import latent_fields, needs_pyarrow
 from vidtwin.cache.spool import Entry
-from vidtwin.cache.store import PART_BYTES, Store, file_hash, read_entries, read_manifest
+from vidtwin.cache.store import PART_BYTES, Store, read_entries, read_manifest
+from vidtwin.files import file_hash
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.latent_stream import Identity
 from vidtwin.inference.pipeline import cores

@@ -11,7 +11,6 @@ are deleted after the part has its name. What is in a part counts, whatever else
 """
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from vidtwin.cache.plan import FORMAT, Plan
 from vidtwin.cache.rows import latent_fields, needs_pyarrow, schema
 from vidtwin.cache.spool import METADATA, Entry, Spool, entries_in, stored_values, to_json
 from vidtwin.cache.statistics import Statistics
-from vidtwin.files import atomic_output, write_json
+from vidtwin.files import atomic_output, file_hash, write_json
 from vidtwin.version import __version__
 
 PART_BYTES = 128 * 2**20  # of values in a part: it is closed after the item that reaches it
@@ -251,15 +250,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: not the manifest of a data set of latents ({error}); run vidtwin encode-dataset again"
         ) from error
     return manifest
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _leaves(schema: Any) -> list[str]:

@@ -3,12 +3,13 @@
 N, M clips of a set, d features of a clip (400 of the I3D), B clips at a time.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vidtwin.files import file_hash
 
 I3D_FILE = "i3d_torchscript.pt"
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
@@ -31,7 +32,7 @@ class I3D:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; {I3D_REMEDY}")
-        found = _digest(path)
+        found = file_hash(path)
         if found != sha256:
             raise ValueError(f"{path}: its sha256 is {found[:12]}..., so it was not run; {I3D_REMEDY}")
         self.device, self.sha256 = torch.device(device), sha256
@@ -107,11 +108,3 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(np.atleast_2d(covariance))
     root: np.ndarray = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     return root
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
