@@ -82,4 +82,4 @@ def _tried(scorer: Scorer, method: Callable[..., T], name: str, path: Path, more
     try:
         return method(scorer, name, path, *more)
     except (OSError, ValueError) as error:
-        return str(error).replace(str(path), name)
+        return str(error).removeprefix(f"{path}: ").replace(str(path), name)
