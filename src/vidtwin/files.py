@@ -54,12 +54,14 @@ def tensor_output(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OSError(f"{path}: writing failed ({reason}); free some space or choose another output") from error
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal digits."""
+def file_hash(path: str | os.PathLike[str], offset: int = 0, size: int | None = None) -> str:
+    """SHA-256 of `size` bytes of a file from `offset` on (to its end if None), in hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while block := file.read(1 << 20 if size is None else min(1 << 20, size)):
             digest.update(block)
+            size = None if size is None else size - len(block)
     return digest.hexdigest()
 
 

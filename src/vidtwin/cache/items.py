@@ -1,7 +1,6 @@
 """What of a source is encoded: recordings with an identity that does not depend on where the data set lies."""
 
 import csv
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -13,11 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from vidtwin.data.sources import COLUMN, SUFFIXES, Recording, recordings
+from vidtwin.files import file_hash
 from vidtwin.video.decode import TarMember, file_holding
 
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d{1,2})?", re.IGNORECASE)
-BLOCK = 1 << 20  # bytes that are hashed or copied at once
+BLOCK = 1 << 20  # bytes that are copied at once
 Value = str | int | float
 Columns = tuple[tuple[str, Value], ...]
 
@@ -194,7 +194,7 @@ def opened(item: Item, scratch: Path | None = None) -> Iterator[tuple[Path | Tar
         with TemporaryDirectory(prefix="vidtwin-", dir=scratch) as folder:
             target = Path(folder, Path(item.file.partition("?")[0]).name or "video")
             copy(item.file, target)
-            yield target, Content(target.stat().st_size, 0, _hash(str(target), 0, None))
+            yield target, Content(target.stat().st_size, 0, file_hash(target))
         return
     yield item.file, content(item.file)
 
@@ -224,14 +224,4 @@ def glance(item: Item) -> tuple[int, int] | None:
 @lru_cache(maxsize=256)
 def _remembered(path: str, offset: int, size: int, modified: int) -> str:
     """Many episodes may lie in one file."""
-    return _hash(path, offset, size)
-
-
-def _hash(path: str, offset: int, size: int | None) -> str:
-    digest, left = hashlib.sha256(), size
-    with open(path, "rb") as file:
-        file.seek(offset)
-        while block := file.read(BLOCK if left is None else min(BLOCK, left)):
-            digest.update(block)
-            left = None if left is None else left - len(block)
-    return digest.hexdigest()
+    return file_hash(path, offset, size)

@@ -7,7 +7,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,14 +97,16 @@ def encode_dataset(
     Raises:
         OSError, ValueError: of `list_items` and `Store`. What is wrong with a video is a failure in the summary.
     """
-    begun, needed = time.perf_counter(), needs_pyarrow() and list_items(source, label)
-    items = {item.key: item for item in needed}
-    names = [name for name, _ in needed[0].columns]
-    if odd := next((item for item in needed if [name for name, _ in item.columns] != names), None):
+    begun = time.perf_counter()
+    needs_pyarrow()
+    items = {item.key: item for item in list_items(source, label)}
+    columns = next(iter(items.values())).columns
+    names = [name for name, _ in columns]
+    if odd := next((item for item in items.values() if [name for name, _ in item.columns] != names), None):
         raise ValueError(f"{odd.key}: has the columns {[name for name, _ in odd.columns]}, others {names}; give all the same")
     if scratch is not None and not scratch.is_dir():
         raise FileNotFoundError(f"--scratch {scratch}: no such folder; create it, or leave it out")
-    with Store(out, plan, needed[0].columns) as store:
+    with Store(out, plan, columns) as store:
         if scratch is not None:
             store.copies = scratch.absolute() / f"vidtwin-{hashlib.sha256(str(Path(out).absolute()).encode()).hexdigest()[:12]}"
             shutil.rmtree(store.copies, ignore_errors=True)
@@ -194,8 +198,7 @@ class _Parts:
         self.written: list[Path] = []
         self._collected: list[Item] = []
         self._bytes = 0
-        fields = latent_fields(store.plan).values()
-        values = sum(int(torch.Size(shape).numel()) for shape in fields)
+        values = sum(map(prod, latent_fields(store.plan).values()))
         self._row_bytes = values * {"float32": 4, "float16": 2, "int8": 1}[store.plan.stored]
 
     def write(self, whole: bool) -> None:
@@ -255,7 +258,8 @@ def verify_dataset(source: str, out: str | Path, model: VidTwin, count: int = 16
             raise ValueError(f"{path}: has {len(places)} rows, not {facts['rows']}; delete it and encode the data set again")
         rows += row
     present = [key for key in entries if key in items and entries[key][2].is_of(items[key])]
-    chosen = [items[key] for key in random.Random(seed).sample(sorted(present), min(count, len(present)))]
+    drawn = random.Random(seed).sample(sorted(present), min(count, len(present)))
+    chosen = [items[key] for key in sorted(drawn, key=lambda key: entries[key][:2])]  # part after part: each is read once
     if not chosen:
         raise ValueError(f"{folder}: none of its recordings is in {source} as it was; give the source that it was made of")
     if plan.device == "cuda" and not torch.cuda.is_available():
@@ -264,21 +268,24 @@ def verify_dataset(source: str, out: str | Path, model: VidTwin, count: int = 16
         raise ValueError(f"{folder}: was encoded with weights {plan.weights}, not {given.hash[:12]}; give those with --weights")
     engine = Engine(model.to(plan.device), encode_dtype=getattr(torch, plan.dtype), batch=plan.batch)
     before, again = torch.get_num_threads(), 0
+    part: Path | None = None
     torch.set_num_threads(plan.threads)
     try:
         for outcome in encode_items(engine, plan, chosen):
-            again += _compare(outcome, *entries[outcome.item.key])
+            path, row, entry = entries[outcome.item.key]
+            if path != part:
+                part, stored = path, parquet.read_table(path)
+            _compare(outcome, path, stored.slice(row, entry.rows))
+            again += entry.rows
     finally:
         torch.set_num_threads(before)
     return Check(len(manifest["files"]), rows, len(chosen), again)
 
 
-def _compare(outcome: Rows | Failure, path: Path, row: int, entry: Entry) -> int:
-    """Hold an item's rows, from `row` of a part on, against those encoded now: how many there are."""
+def _compare(outcome: Rows | Failure, path: Path, stored: Any) -> None:
+    """Hold the rows that a part has of an item against those encoded now."""
     if isinstance(outcome, Failure):
         raise ValueError(f"{outcome.item.key}: has rows, but cannot be encoded now: {outcome.reason}")
-    stored = needs_pyarrow().parquet.read_table(path).slice(row, entry.rows)
     for name in outcome.table.schema.names:
         if not stored.column(name).combine_chunks().equals(outcome.table.column(name).combine_chunks()):
             raise ValueError(f"{path}: {name} of {outcome.item.key} is not what encoding it again gives")
-    return entry.rows

@@ -20,7 +20,6 @@ from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
 from vidtwin.video.clips import Geometry
 
-KEY = ("video", "start", "frame_index")  # of a row
 LEVELS = 127  # of int8, to each side
 
 

@@ -1,10 +1,10 @@
 """A cache on disk: a folder that is whole at every moment, whatever is killed when.
 
-    OUT/plan.json                    what decides its values, from the first moment on
-    OUT/data/part-00000.parquet      rows, item after item in the source's order; each file's metadata says which items are in it
-    OUT/failures.parquet             items without rows: video, start, stop, size, sha256, reason
-    OUT/manifest.json                written last: files with rows, bytes and SHA-256; statistics; totals
-    OUT/work/                        while it is made: the rows, or the failure, of each item as it was encoded; a lock
+    plan.json                    what decides its values, from the first moment on
+    data/part-00000.parquet      rows, item after item in the source's order; each file's metadata says which items are in it
+    failures.parquet             items without rows: video, start, stop, size, sha256, reason
+    manifest.json                written last: files with rows, bytes and SHA-256; statistics; totals
+    work                         while it is made: the rows, or the failure, of each item as it was encoded; a lock
 
 An item's rows are first a file of its own in `work`. As soon as the items before it are done they go into a part, and their files
 are deleted after the part has its name. What is in a part counts, whatever else is in `work`.
