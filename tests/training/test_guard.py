@@ -18,7 +18,7 @@ from vidtwin.training import autoencoder, checkpoints
 from vidtwin.training import run as run_module
 from vidtwin.training.autoencoder import train
 from vidtwin.training.guard import Guard
-from vidtwin.training.run import make_accelerator
+from vidtwin.training.optimization import make_accelerator
 
 BAD = 3  # the step (from 0) that is made bad; the discriminator takes part from 2 on
 

@@ -7,13 +7,10 @@ import bisect
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from vidtwin.cache.plan import Plan
@@ -24,44 +21,6 @@ from vidtwin.inference.latent_stream import NAMES
 from vidtwin.model.latents import Latents, NormalizedLatents
 
 GROUPS_KEPT = 8  # row groups that random access keeps in memory
-SMALLEST_STD = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class Normalizer:
-    """The one place where a data set's statistics are applied, both ways: (z - mean) / std of each channel, and back.
-
-    Attributes:
-        mean, std: float32 (C,) of structure, dynamics_x, dynamics_y. A channel that does not vary has std 1.
-    """
-
-    mean: tuple[Tensor, Tensor, Tensor]
-    std: tuple[Tensor, Tensor, Tensor]
-
-    @classmethod
-    def of(cls, statistics: Statistics) -> "Normalizer":
-        """Of a data set."""
-        mean = [torch.from_numpy(moments.mean).float() for moments in statistics.moments]
-        stds = [np.where(moments.std < SMALLEST_STD, 1.0, moments.std) for moments in statistics.moments]
-        std = [torch.from_numpy(values).float() for values in stds]
-        return cls((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
-
-    def normalize(self, latents: Latents) -> NormalizedLatents:
-        """Of a batch (B, C, ...), wherever it is."""
-        return NormalizedLatents(*self._each(latents.tensors, lambda z, mean, std: (z - mean) / std))
-
-    def denormalize(self, latents: NormalizedLatents) -> Latents:
-        """Back to what `VidTwin.decode` takes. Raises TypeError for latents that are not normalised."""
-        if not isinstance(latents, NormalizedLatents):
-            raise TypeError(f"{type(latents).__name__} are not normalised; denormalize takes NormalizedLatents")
-        return Latents(*self._each(latents.tensors, lambda z, mean, std: z * std + mean))
-
-    def _each(self, tensors: Sequence[Tensor], function: Any) -> list[Tensor]:
-        found = []
-        for z, mean, std in zip(tensors, self.mean, self.std, strict=True):
-            shape = (1, -1, *[1] * (z.ndim - 2))
-            found.append(function(z, mean.to(z).reshape(shape), std.to(z).reshape(shape)))
-        return found
 
 
 Row = dict[str, Any]
@@ -87,7 +46,7 @@ class LatentDataset(Dataset[Row]):
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
         self.plan = Plan.from_dict(manifest["plan"])
-        self.normalizer = Normalizer.of(Statistics.from_dict(manifest["statistics"]))
+        self.normalizer = Statistics.from_dict(manifest["statistics"]).normalizer()
         self.normalize = normalize
         self._parquet = needs_pyarrow().parquet
         self.groups: list[tuple[Path, int, int]] = []  # file, its row group, rows
@@ -136,6 +95,13 @@ class LatentDataset(Dataset[Row]):
     def _row(self, latents: Latents, columns: dict[str, list[Any]], place: int) -> Row:
         tensors = {name: tensor[place] for name, tensor in zip(NAMES, latents.tensors, strict=True)}
         return tensors | {name: values[place] for name, values in columns.items()}
+
+    def column(self, name: str) -> list[Any]:
+        """A column of all rows, as Python values; no other is read. Raises ValueError if there is none."""
+        if name not in self.names:
+            raise ValueError(f"{self.folder}: no column {name!r}; there are {', '.join(self.names)}")
+        paths = dict.fromkeys(path for path, *_ in self.groups)
+        return [value for path in paths for value in self._parquet.read_table(path, columns=[name]).column(0).to_pylist()]
 
     def latents_of(self, batch: Row) -> NormalizedLatents | Latents:
         """Of a batch that a loader made: with the type that says whether they are normalised."""

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from vidtwin.inference.latent_stream import NAMES
+from vidtwin.model.normalizer import Normalizer
+
+SMALLEST_STD = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,13 @@ class Statistics:
     def merged(self, other: "Statistics") -> "Statistics":
         structure, x, y = (a.merged(b) for a, b in zip(self.moments, other.moments, strict=True))
         return Statistics((structure, x, y))
+
+    def normalizer(self) -> Normalizer:
+        """Of latents with these moments; a channel that does not vary has std 1."""
+        mean = [torch.from_numpy(moments.mean).float() for moments in self.moments]
+        stds = [np.where(moments.std < SMALLEST_STD, 1.0, moments.std) for moments in self.moments]
+        std = [torch.from_numpy(values).float() for values in stds]
+        return Normalizer((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that keep every bit."""

@@ -14,6 +14,7 @@ import tyro
 from vidtwin import __version__
 from vidtwin.cli.datasets import check_data_command, encode_dataset_command
 from vidtwin.cli.evaluating import analyze_command, evaluate_command
+from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
 from vidtwin.cli.options import UsageError
 from vidtwin.cli.training import train_command
 from vidtwin.cli.videos import decode_command, encode_command, interpolate_command, reconstruct_command, swap_command
@@ -31,6 +32,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "check-data": check_data_command,
     "encode-dataset": encode_dataset_command,
+    "draw-sprites": draw_sprites_command,
+    "train-generator": train_generator_command,
+    "generate": generate_command,
     "evaluate": evaluate_command,
     "analyze": analyze_command,
     "benchmark": benchmark_command,

@@ -37,11 +37,12 @@ def train_command(
     """
     try:
         from vidtwin.training.autoencoder import train
-        from vidtwin.training.recipe import read_recipe
+        from vidtwin.training.recipe import Recipe, read_recipe
     except ModuleNotFoundError as error:
         raise UsageError(f"training needs the package {error.name}: pip install 'vidtwin[train]'") from None
     plan = read_recipe(
         recipe,
+        Recipe,
         train_videos=train_videos,
         validation_videos=validation_videos,
         steps=steps,

@@ -24,8 +24,9 @@ from vidtwin.training import checkpoints
 from vidtwin.training.guard import Guard, StopRequest
 from vidtwin.training.initialize import start_low_variance, start_on_principal_patches, start_scaled, trained_weights
 from vidtwin.training.log import LOG, Clock, Means, RunLog
+from vidtwin.training.optimization import make_accelerator
 from vidtwin.training.recipe import Recipe
-from vidtwin.training.run import Run, make_accelerator
+from vidtwin.training.run import Run
 from vidtwin.training.schedule import StepBatches, noise_generator, seed_step
 from vidtwin.video.clips import Geometry, from_clip
 from vidtwin.video.panels import side_by_side
@@ -96,7 +97,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
             while step < recipe.steps:
                 values = gradients(run, batches, step, failures if first else None, clock, stop)
                 stopping = values.pop("stop") > 0
-                bad = guard.passes(run.judged(values), run.clipped(run.adversarial_at(step)), step)
+                bad = guard.passes(run.judged(values), run.clipped(step), step)
                 if bad is None:
                     run.update(step, values)
                     means.add(values)
@@ -183,7 +184,7 @@ def gradients(
         for name, value in run.agreed({"data": data, "stop": torch.tensor(float(stop.asked))} | losses).items():
             values[name] += value / recipe.accumulate
     clock.steps += 1
-    return values | run.clip_gradients(adversarial)
+    return values | run.clip_gradients(step)
 
 
 def untrained(recipe: Recipe, clips: TrainingClips) -> VidTwin:

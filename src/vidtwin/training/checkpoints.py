@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from vidtwin.checkpoint import read_pickle
 from vidtwin.files import tensor_output
-from vidtwin.training.recipe import RESUMABLE, Recipe
+from vidtwin.training.recipe import RunRecipe
 
 FOLDER = "checkpoints"
 KEYS = {"step", "recipe", "best", "skipped", "run"}
@@ -27,7 +27,7 @@ def _step(path: Path) -> int:
     return int(path.stem[5:])
 
 
-def save(out: Path, recipe: Recipe, step: int, best: float, skipped: int, state: dict[str, Any]) -> None:
+def save(out: Path, recipe: RunRecipe, step: int, best: float, skipped: int, state: dict[str, Any]) -> None:
     """Write a checkpoint after `step` steps; only when it is whole do older ones than the last `keep_checkpoints` go.
 
     Later ones, which were damaged if they are there, stay until they are replaced. Raises OSError when it cannot be written (a full
@@ -61,7 +61,7 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"{path}: damaged ({damaged} does not have its checksum)")
 
 
-def latest(out: Path, recipe: Recipe) -> dict[str, Any] | None:
+def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
     """The newest checkpoint of a run that can be read, None if there is none.
 
     A damaged one is passed over, and said. Raises ValueError when all are damaged, or the run has another recipe or more steps.
@@ -83,7 +83,7 @@ def latest(out: Path, recipe: Recipe) -> dict[str, Any] | None:
     for reason in reasons:
         tqdm.write(f"passed over: {reason}")
     before, now = content["recipe"], recipe.to_dict()
-    changed = [key for key in now if key not in RESUMABLE and before.get(key) != now[key]]
+    changed = [key for key in now if key not in recipe.RESUMABLE and before.get(key) != now[key]]
     if changed:
         raise ValueError(
             f"{out}: holds a run with another recipe ({', '.join(f'{k}: {before.get(k)!r}, now {now[k]!r}' for k in changed)}); "

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
@@ -42,9 +42,76 @@ class DiscriminatorRecipe:
         _positive(self, "weight", "learning_rate", prefix="discriminator.")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What to train, on what, and how.
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe:
+    """What every kind of training has.
+
+    Attributes:
+        batch_size: clips per step, over all processes. accumulate: passes that each process splits its share into.
+        steps, warmup_steps: linear from 0, then a cosine to `final_lr_ratio` times `learning_rate`.
+        betas, eps: of AdamW, for all optimizers. weight_decay: of matrices and kernels; not of biases, norms, tables and queries.
+        clip_norm: L2 norm that gradients are clipped to.
+        ema_decay: of the running mean of the weights, which validation, `model` and `best` use; null is none.
+        precision: of the forward and backward pass; weights and losses are float32.
+        gradient_checkpointing: less memory, more time, the same numbers. compile: torch.compile.
+        max_skipped: steps in a row that may be skipped because a value was not finite.
+        log_every, validate_every, checkpoint_every: in steps; keep_checkpoints: how many of the last ones stay.
+    """
+
+    batch_size: int = 4
+    accumulate: int = 1
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+    final_lr_ratio: float = 0.01
+    warmup_steps: int = 200
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    ema_decay: float | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    workers: int = 1
+    seed: int = 0
+    max_skipped: int = 3
+    log_every: int = 20
+    validate_every: int = 1000
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+
+    # What may differ when a run is resumed: where things are, how the run is carried out, when it ends. Not what a step does.
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "steps",
+            "workers",
+            "gradient_checkpointing",
+            "max_skipped",
+            "log_every",
+            "validate_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+        }
+    )
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "batch_size", "accumulate", "steps", "max_skipped", "keep_checkpoints")
+        _at_least(self, 1, "log_every", "validate_every", "checkpoint_every")
+        _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "final_lr_ratio")
+        _positive(self, "learning_rate", "clip_norm", "eps")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay}: must be in [0, 1)")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={list(self.betas)}: must be in [0, 1)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys and values, as YAML and JSON hold them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RunRecipe):
+    """How to train an autoencoder, and on what. Further keys are those of `RunRecipe`.
 
     Attributes:
         model: name of a preset, or a mapping of VidTwinConfig fields.
@@ -64,19 +131,11 @@ class Recipe:
             frames may differ (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
         initialization: from scratch: "released" as the released code does, or "principal": the maps from and to patches on the
             principal components of the patches of `init_clips` clips, the branches at a scale that keeps variance; much faster.
-        batch_size: clips per step, over all processes. accumulate: passes that each process splits its share into.
-        betas, eps: of AdamW, for all optimizers.
-        steps, warmup_steps: linear from 0, then a cosine to `final_lr_ratio` times `learning_rate`.
-        weight_decay: of matrices and kernels; not of biases, norms, tables and queries.
-        clip_norm: L2 norm that gradients are clipped to, the generator's and the discriminator's each.
-        ema_decay: of the running mean of the weights, which validation, `model` and `best` use; null is none.
-        precision: of the forward and backward pass; weights and losses are float32.
-        gradient_checkpointing: less memory, more time, the same numbers. compile: torch.compile. shard: over several processes,
-            each holds a share of the weights, gradients and optimizer states (FSDP) instead of all of them (DDP).
-        max_failures: share of the recordings that may fail before the run stops. max_skipped: steps in a row that may be skipped
-            because a value was not finite.
-        log_every, validate_every, checkpoint_every: in steps; validation_clips: the first clip of that many videos;
-            keep_checkpoints: how many of the last ones stay.
+        clip_norm: of the generator's and the discriminator's gradients each.
+        shard: over several processes, each holds a share of the weights, gradients and optimizer states (FSDP) instead of all of
+            them (DDP).
+        max_failures: share of the recordings that may fail before the run stops.
+        validation_clips: validate on the first clip of that many videos.
     """
 
     model: str | dict[str, Any]
@@ -96,42 +155,27 @@ class Recipe:
     initialization: Literal["released", "principal"] = "released"
     init_clips: int = 256
     initial_logvar: float = -6.0
-    batch_size: int = 4
-    accumulate: int = 1
-    steps: int = 10_000
-    learning_rate: float = 1e-3
-    final_lr_ratio: float = 0.01
-    warmup_steps: int = 200
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    ema_decay: float | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    gradient_checkpointing: bool = False
-    compile: bool = False
     shard: bool = False
-    workers: int = 1
-    seed: int = 0
     max_failures: float = 0.1
-    max_skipped: int = 3
-    log_every: int = 20
-    validate_every: int = 1000
     validation_clips: int = 24
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
+
+    RESUMABLE: ClassVar[frozenset[str]] = RunRecipe.RESUMABLE | {
+        "train_videos",
+        "validation_videos",
+        "perceptual_weights",
+        "shard",
+        "max_failures",
+        "validation_clips",
+    }
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "batch_size", "accumulate", "steps", "init_clips", "max_skipped", "keep_checkpoints")
-        _at_least(self, 1, "log_every", "validate_every", "validation_clips", "checkpoint_every")
-        _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "max_failures", "final_lr_ratio")
-        _positive(self, "learning_rate", "clip_norm", "logvar_bound", "eps")
+        super().__post_init__()
+        self.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
+        _at_least(self, 1, "init_clips", "validation_clips")
+        _at_least(self, 0, "max_failures")
+        _positive(self, "logvar_bound")
         if self.sample_fps is not None:
             _positive(self, "sample_fps")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay}: must be in [0, 1)")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={list(self.betas)}: must be in [0, 1)")
         if (self.perceptual == "none") != (self.loss.perceptual == 0):
             raise ValueError(
                 f"perceptual: {self.perceptual} with loss.perceptual={self.loss.perceptual}: "
@@ -144,28 +188,8 @@ class Recipe:
     def config(self) -> VidTwinConfig:
         return preset(self.model) if isinstance(self.model, str) else VidTwinConfig.from_dict(self.model)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The keys and values, as YAML and JSON hold them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-
-# What may differ when a run is resumed: where things are, how the run is carried out, when it ends. Not what a step does.
-RESUMABLE = (
-    "train_videos",
-    "validation_videos",
-    "perceptual_weights",
-    "steps",
-    "workers",
-    "gradient_checkpointing",
-    "shard",
-    "max_failures",
-    "max_skipped",
-    "log_every",
-    "validate_every",
-    "validation_clips",
-    "checkpoint_every",
-    "keep_checkpoints",
-)
+R = TypeVar("R", bound=RunRecipe)
 
 
 class _Loader(yaml.SafeLoader):
@@ -177,8 +201,8 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
-    """A recipe from a YAML file; `overrides` that are not None replace its keys.
+def read_recipe(path: str | Path, kind: type[R] = Recipe, **overrides: Any) -> R:  # type: ignore[assignment]
+    """A recipe of a kind from a YAML file; `overrides` that are not None replace its keys.
 
     Raises:
         FileNotFoundError: no such file.
@@ -195,8 +219,7 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
         raise ValueError(f"{path}: not a recipe; it must be a YAML mapping of keys to values")
     values |= {key: value for key, value in overrides.items() if value is not None}
     try:
-        recipe: Recipe = _build(Recipe, values, "")
-        recipe.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
+        recipe: R = _build(kind, values, "")
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: {in_line(error)}") from None
     return recipe

@@ -1,0 +1,1 @@
+"""Generating latents by diffusion, and videos from them (paper Sec. 3.5, D.3)."""

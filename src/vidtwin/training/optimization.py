@@ -1,0 +1,217 @@
+"""What every kind of training does with gradients: averaged, clipped, judged, and taken or left out as a whole."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, DistributedType
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from vidtwin.training.ema import EMA
+from vidtwin.training.recipe import RunRecipe
+from vidtwin.training.schedule import learning_rate
+
+UNDECAYED = ("modulation", "queries", "places_t", "places_h", "places_w")  # tables, not maps
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def make_accelerator(recipe: RunRecipe, device: str) -> Accelerator:
+    """The devices and processes that the run is spread over, as it was launched.
+
+    Raises:
+        ValueError: batch_size does not divide among processes and passes, or the precision does not exist on the device.
+    """
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run in this process may have had others
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    except ValueError as error:
+        raise ValueError(f"precision: {recipe.precision} is not available on this device ({error}); use float32") from error
+    if recipe.precision == "float16" and accelerator.scaler is None:  # accelerate would go on in float32, and not say it
+        raise ValueError(f"precision: float16 is not available on this device ({accelerator.device.type}); use float32")
+    asked = torch.device(device)
+    if asked.type != accelerator.device.type or asked.index is not None:
+        raise ValueError(
+            f"device {device}: this run would be on {accelerator.device}; choose cpu, cuda or mps; a GPU by CUDA_VISIBLE_DEVICES"
+        )
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if accelerator.gradient_accumulation_steps != 1 or accelerator.distributed_type not in known:
+        raise ValueError(
+            "accelerate's configuration asks for accumulation, FSDP or DeepSpeed; use the recipe's accumulate and shard"
+        )
+    share = accelerator.num_processes * recipe.accumulate
+    if recipe.batch_size % share:
+        raise ValueError(
+            f"batch_size={recipe.batch_size}: must be a multiple of {accelerator.num_processes} processes x "
+            f"accumulate={recipe.accumulate}; use {recipe.batch_size // share * share or share}"
+        )
+    return accelerator
+
+
+class Optimization:
+    """A network, its optimizer and the running mean of its weights; a subclass adds what else is trained.
+
+    Attributes:
+        network: the module itself; model: what to call, which averages gradients over processes.
+        sharded: whether the weights are shared out; then the model can be called, but not its parts.
+        optimizers: by the name of what they train. ema: None without a running mean.
+    """
+
+    def __init__(self, recipe: RunRecipe, network: nn.Module, model: nn.Module, accelerator: Accelerator, sharded: bool = False):
+        self.accelerator, self.network, self.model, self.sharded = accelerator, network, model, sharded
+        self._plan = recipe
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adamw(network, recipe, recipe.learning_rate)}
+        self.ema = None if recipe.ema_decay is None else EMA(network, recipe.ema_decay)
+
+    def clipped(self, step: int) -> dict[str, nn.Module]:
+        """What gradients are clipped of in a step, by what stands before "gradient_norm" in a log."""
+        return {"": self.network}
+
+    def trained(self, step: int) -> list[str]:
+        """Names of the optimizers that step."""
+        return list(self.optimizers)
+
+    def rate(self, name: str, step: int) -> float:
+        """The learning rate of an optimizer at a step."""
+        plan = self._plan
+        return learning_rate(step, plan.learning_rate, plan.warmup_steps, plan.steps, plan.final_lr_ratio)
+
+    @contextmanager
+    def gradients_shared(self, last: bool) -> Iterator[None]:
+        """Processes average their gradients in the `last` pass of a step only."""
+        with ExitStack() as stack:
+            if not last:
+                for module in self._called():
+                    if isinstance(module, DistributedDataParallel):
+                        stack.enter_context(module.no_sync())
+            yield
+
+    def _called(self) -> list[nn.Module]:
+        return [self.model]
+
+    def agreed(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Means over processes, as numbers: what every process then decides on alike. Waits for the device."""
+        stacked = torch.stack([value.detach().to(self.accelerator.device, torch.float32) for value in values.values()])
+        return dict(zip(values, self.mean(stacked).tolist(), strict=True))
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over processes."""
+        return self.accelerator.reduce(tensor, "mean") if self.accelerator.num_processes > 1 else tensor
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def clip_gradients(self, step: int) -> dict[str, float]:
+        """Bring gradients to their own scale (float16), clip, and return the norms before.
+
+        Gradients whose norm is not finite stay as they are: clipped, all would be NaN, and the first bad one not to be told.
+        """
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            for name in self.trained(step):
+                scaler.unscale_(self.optimizers[name])
+        norms: dict[str, float] = {}
+        for name, module in self.clipped(step).items():
+            parameters = [p for p in module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            norms[f"{name}gradient_norm"] = float(norm)
+            if math.isfinite(norm):
+                torch.nn.utils.clip_grads_with_norm_(parameters, self._plan.clip_norm, norm)
+        return norms
+
+    def judged(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The values that must be finite: all but gradient norms in float16, whose scaler skips such steps by itself and lowers its
+        scale; at a scale below 1 it is not to blame."""
+        scaled = self.accelerator.scaler is not None and self.accelerator.scaler.get_scale() >= 1
+        return {name: value for name, value in values.items() if not (scaled and name.endswith("gradient_norm"))}
+
+    def update(self, step: int, values: Mapping[str, float]) -> bool:
+        """Step the optimizers at the learning rates of the step, and the running mean; whether it was done."""
+        scaler = self.accelerator.scaler
+        if scaler is not None and not all(math.isfinite(v) for name, v in values.items() if name.endswith("gradient_norm")):
+            scaler.update()  # lowers the scale; the step is left out as a whole
+            return False
+        for name in self.trained(step):
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = self.rate(name, step)
+            if scaler is None:
+                self.optimizers[name].step()
+            else:
+                scaler.step(self.optimizers[name])
+        if scaler is not None:
+            scaler.update()
+        if self.ema is not None:
+            self.ema.update(step)
+        return True
+
+    def skip(self) -> None:
+        """In place of `update`: everything stays as it was, but float16's scale, which takes in that values were not finite."""
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's weights to use, whole and on the CPU: their running mean if there is one. Call it on all processes."""
+        with self.weights_in_place():
+            state: dict[str, Any] = get_model_state_dict(self.network, options=FULL)
+            return {name: tensor.clone() for name, tensor in state.items()}
+
+    @contextmanager
+    def weights_in_place(self) -> Iterator[None]:
+        """The network holds the weights to use inside."""
+        with nullcontext() if self.ema is None else self.ema.in_place():
+            try:
+                yield
+            finally:
+                if self.sharded:  # what was gathered inside is not what the next step must see
+                    self.network.reshard()  # type: ignore[operator]
+
+    def state(self) -> dict[str, Any]:
+        """Everything that training goes on from, on the CPU; call it on all processes."""
+        state: dict[str, Any] = {
+            "model": get_model_state_dict(self.network, options=FULL),
+            "optimizer_model": get_optimizer_state_dict(self.network, self.optimizers["model"], options=FULL),
+        }
+        if self.ema is not None:
+            state["ema"] = self.weights()
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        if self.ema is not None:
+            set_model_state_dict(self.network, state["ema"], options=FULL)
+            self.ema.restart()
+        set_model_state_dict(self.network, state["model"], options=FULL)
+        if state["optimizer_model"]["state"]:  # none before the first step that was not skipped; torch would count one as taken
+            set_optimizer_state_dict(self.network, self.optimizers["model"], state["optimizer_model"], options=FULL)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def averaging(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """What to call so that processes average the module's gradients (DDP)."""
+    return DistributedDataParallel(module, gradient_as_bucket_view=True) if accelerator.num_processes > 1 else module
+
+
+def adamw(module: nn.Module, recipe: RunRecipe, rate: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices and kernels only."""
+    named = list(module.named_parameters())
+    decayed = [p for name, p in named if p.ndim > 1 and not name.endswith(UNDECAYED)]
+    others = [p for name, p in named if p.ndim <= 1 or name.endswith(UNDECAYED)]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, eps=recipe.eps)
