@@ -80,6 +80,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     check_writable(table.with_suffix(".json"))
     recipe = read_recipe(
         options.recipe,
+        Recipe,
         train_videos=options.train,
         validation_videos=options.train,
         steps=options.steps,

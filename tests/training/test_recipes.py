@@ -12,9 +12,9 @@ from tests.conftest import seeded_model
 from vidtwin import VidTwinConfig, preset
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.ablations import ablations
+from vidtwin.training.optimization import make_accelerator
 from vidtwin.training.recipe import DiscriminatorRecipe, Recipe, read_recipe
 from vidtwin.training.run import Run
-from vidtwin.training.optimization import make_accelerator
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "recipes").iterdir())

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vidtwin.data.sources import COLUMN, SUFFIXES, Recording, recordings
+from vidtwin.data.sources import COLUMN, SUFFIXES, Recording, listed_lines, recordings
 from vidtwin.files import file_hash
 from vidtwin.video.decode import TarMember, file_holding
 
@@ -53,18 +53,21 @@ class Content:
     sha256: str
 
 
-def list_items(source: str, label: bool = False) -> list[Item]:
+def list_items(source: str, label: bool = False, root: Path | None = None) -> list[Item]:
     """The items of a source, in an order that depends on its content alone.
 
     Args:
         source: as `data.sources.recordings`; or a .csv or .txt with URLs; or the URL of such a list, or of a folder of videos
             (any scheme that fsspec knows: s3://, gs://, hf://, https://).
         label: carry over, as "label", the first folder of each video's path below the source.
+        root: the folder that paths of a list are relative to; default the list's own.
 
     Raises:
         OSError, ValueError: as `recordings`; a scheme that is not known, or whose package is not installed; two items with one key.
     """
-    items = _remote(source) if is_url(source) else list(_local(Path(source)))
+    if root is not None and (is_url(source) or not source.lower().endswith((".csv", ".txt"))):
+        raise ValueError(f"--root {root}: is for lists (.csv, .txt) of this machine; {source} is none; leave it out")
+    items = _remote(source) if is_url(source) else list(_local(Path(source), root))
     if label:
         items = [replace(item, columns=(*item.columns, ("label", _folder(item)))) for item in items]
     seen: set[str] = set()
@@ -95,10 +98,11 @@ def _is(kind: type, value: Value) -> bool:
     return (WHOLE if kind is int else NUMBER).fullmatch(str(value)) is not None
 
 
-def _local(source: Path) -> Iterator[Item]:
+def _local(source: Path, root: Path | None = None) -> Iterator[Item]:
     if source.suffix.lower() in (".csv", ".txt") and source.is_file():
-        for one, line in zip(recordings(source), listed_names(source), strict=True):
-            yield Item(line, line, columns=one.columns) if is_url(line) else _item(one, source.parent)
+        root = source.parent if root is None else root
+        for one, line in zip(recordings(source, root), listed_names(source), strict=True):
+            yield Item(line, line, columns=one.columns) if is_url(line) else _item(one, root)
         return
     found = recordings(source)
     root = source if source.is_dir() else source.parent
@@ -119,8 +123,7 @@ def listed_names(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
             return [row[COLUMN] for row in csv.DictReader(file)]
-        lines = (line.strip() for line in file)
-        return [line for line in lines if line and not line.startswith("#")]
+        return listed_lines(file)
 
 
 def _folder(item: Item) -> str:

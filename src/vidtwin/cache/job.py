@@ -72,6 +72,7 @@ def encode_dataset(
     plan: Plan,
     *,
     label: bool = False,
+    root: Path | None = None,
     processes: int | None = None,
     retry: bool = False,
     scratch: Path | None = None,
@@ -87,7 +88,7 @@ def encode_dataset(
     Args:
         source: see `items.list_items`. out: the folder to make.
         model: in float32, of the plan's weights.
-        label: as in `list_items`.
+        label, root: as in `list_items`.
         processes: default one for each core, or each GPU.
         retry: try again what failed before.
         scratch: folder in which copies of remote files lie for the time they are needed; default in `out`.
@@ -99,7 +100,7 @@ def encode_dataset(
     """
     begun = time.perf_counter()
     needs_pyarrow()
-    items = {item.key: item for item in list_items(source, label)}
+    items = {item.key: item for item in list_items(source, label, root)}
     columns = next(iter(items.values())).columns
     names = [name for name, _ in columns]
     if odd := next((item for item in items.values() if [name for name, _ in item.columns] != names), None):
@@ -228,7 +229,16 @@ class Check:
     rows_again: int
 
 
-def verify_dataset(source: str, out: str | Path, model: VidTwin, count: int = 16, *, seed: int = 0, label: bool = False) -> Check:
+def verify_dataset(
+    source: str,
+    out: str | Path,
+    model: VidTwin,
+    count: int = 16,
+    *,
+    seed: int = 0,
+    label: bool = False,
+    root: Path | None = None,
+) -> Check:
     """Hold a data set against its manifest, and some of its items, drawn at random, against what encoding them again gives.
 
     Raises:
@@ -238,7 +248,7 @@ def verify_dataset(source: str, out: str | Path, model: VidTwin, count: int = 16
     folder = Path(out)
     manifest = read_manifest(folder)
     plan = Plan.from_dict(manifest["plan"])
-    items = {item.key: item for item in list_items(source, label)}
+    items = {item.key: item for item in list_items(source, label, root)}
     rows = 0
     entries: dict[str, tuple[Path, int, Entry]] = {}
     parquet = needs_pyarrow().parquet

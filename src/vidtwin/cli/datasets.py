@@ -57,6 +57,7 @@ def encode_dataset_command(
     store: Literal["float16", "float32", "int8"] = "float16",
     logvar: bool = False,
     label: bool = False,
+    root: Path | None = None,
     damaged: bool = False,
     retry_failures: bool = False,
     device: Device = "auto",
@@ -88,6 +89,7 @@ def encode_dataset_command(
         store: how values are stored.
         logvar: store the posterior's log-variances beside its means.
         label: carry over the first folder of each video's path, as column "label".
+        root: the folder that paths of a list are relative to; default the list's own.
         damaged: encode damaged videos as far as they can be read, rather than count them as failures.
         retry_failures: try again what failed before and has not changed.
         device: auto is cuda if there is one, else cpu.
@@ -112,7 +114,7 @@ def encode_dataset_command(
         place = "cuda" if device == "cuda" or (device == "auto" and gpus is not None and gpus > 0) else "cpu"
     model = load_weights(weights, config)
     if verify is not None:
-        check = verify_dataset(source, out, model, verify, label=label)
+        check = verify_dataset(source, out, model, verify, label=label, root=root)
         print(f"{out}: {check.files} files and {check.rows:,} rows are as they were written")
         print(f"{out}: {check.items} recordings ({check.rows_again} rows) encoded again are the same, bit for bit")
         return
@@ -137,6 +139,7 @@ def encode_dataset_command(
             model,
             plan,
             label=label,
+            root=root,
             processes=processes,
             retry=retry_failures,
             scratch=scratch,

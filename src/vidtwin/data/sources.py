@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +19,7 @@ from vidtwin.video.decode import TarMember
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv", ".gif")
 COLUMN = "videos"  # of a .csv
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # shards-{000..010}.tar
+NUMBERED = re.compile(rf"^(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))[ \t]+\d+$", re.IGNORECASE)  # "a/b.avi 12"
 FIELD = re.compile(r"\{(\w+)(?::0(\d)d)?\}")  # {name} or {name:03d}
 KINDS = "a folder of videos, a .csv, a .txt, a .tar, shards-{000..010}.tar or a LeRobot data set"
 
@@ -48,13 +49,14 @@ class Recording:
         return text.removeprefix(f"{self.file}: ").removeprefix(f"{os.path.abspath(str(self.file))}: ")
 
 
-def recordings(source: str | Path) -> list[Recording]:
+def recordings(source: str | Path, root: str | Path | None = None) -> list[Recording]:
     """All recordings of a source, in an order that depends on its content alone.
 
     Kinds, told apart by what the path is:
         folder of videos: files with a video's suffix, subfolders included, sorted.
-        .csv with a column "videos", .txt with a path a line (blank lines and # comments ignored): relative to the list's
-            folder, or absolute. Listed files need not be there yet.
+        .csv with a column "videos", .txt with a path a line (blank lines and # comments ignored): relative to `root`, default the
+            list's folder, or absolute. Listed files need not be there yet. The split files of UCF-101 are such lists; the
+            number of a class that follows a path there is passed over.
         WebDataset: a .tar, a folder with tars and no videos, or a pattern such as shards-{000..010}.tar. Every member with a
             video's suffix is a recording, decoded in place; the tars must not be compressed.
         LeRobot data set, v2 or v3 (a folder with meta/info.json): every camera of every episode.
@@ -73,7 +75,7 @@ def recordings(source: str | Path) -> list[Recording]:
     elif path.is_dir():
         found = _folder(path)
     elif path.suffix.lower() in (".csv", ".txt"):
-        found = _listed(path)
+        found = _listed(path, path.parent if root is None else Path(root))
     elif path.suffix.lower() == ".tar":
         found = _tar_members(path)
     else:
@@ -120,12 +122,11 @@ def _folder(folder: Path) -> list[Recording]:
     return [member for tar in tars for member in _tar_members(tar)]
 
 
-def _listed(path: Path) -> list[Recording]:
+def _listed(path: Path, root: Path) -> list[Recording]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".txt":
-                lines = (line.strip() for line in file)
-                return [Recording(path.parent / line) for line in lines if line and not line.startswith("#")]
+                return [Recording(root / line) for line in listed_lines(file)]
             rows = csv.DictReader(file)
             if COLUMN not in (rows.fieldnames or []):
                 raise ValueError(f"{path}: no column {COLUMN!r}, only {', '.join(rows.fieldnames or []) or 'none'}; rename one")
@@ -134,10 +135,16 @@ def _listed(path: Path) -> list[Recording]:
                 if not row[COLUMN]:
                     raise ValueError(f"{path}: line {rows.line_num} has no path in column {COLUMN!r}; fill it in or delete it")
                 others = tuple((name, row[name] or "") for name in row if name not in (COLUMN, None))
-                listed.append(Recording(path.parent / row[COLUMN], columns=others))
+                listed.append(Recording(root / row[COLUMN], columns=others))
             return listed
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a list of paths in UTF-8 ({error}); write it again") from error
+
+
+def listed_lines(file: Iterable[str]) -> list[str]:
+    """The paths of a .txt list."""
+    lines = (line.strip() for line in file)
+    return [NUMBERED.sub(r"\1", line) for line in lines if line and not line.startswith("#")]
 
 
 def _tar_members(tar: Path) -> list[Recording]:

@@ -149,4 +149,5 @@ def read_sprite(clip: Tensor) -> Reading:
     hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue) / (2 * np.pi) % 1
     share = (weight > 0).mean((1, 2))
     half = np.sqrt(share.mean()) / 2
-    return Reading(tuple(position), tuple(velocity), float(hue), float(half), float(straying), float(share.min() / share.mean()))
+    (x_0, y_0), (x_1, y_1) = position.tolist(), velocity.tolist()
+    return Reading((x_0, y_0), (x_1, y_1), float(hue), float(half), float(straying), float(share.min() / share.mean()))

@@ -5,7 +5,8 @@ Letters: x_0 clean, eps noise, level in [0, 1]; in both processes the network es
         the last t (Lin et al. 2024). Paper Sec. 3.5, D.3.
     flow: x_t = (1 - t) x_0 + t eps, level t; the loss is that of the velocity eps - x_0, which is that of x_0 over t^2
         (Lipman et al. 2023; Li and He 2025), and t is drawn from a logit-normal, shifted (Esser et al. 2024).
-Schedules and samplers are those of diffusers.
+Schedules are those of diffusers, and flow's sampler too. Its DDIM step assumes that the number of steps divides 1000, and errs
+where it does not (at 7 steps an exact estimate is missed by 0.03); `ddim_step` is the same without that.
 """
 
 import math
@@ -124,6 +125,19 @@ def diffusion_loss(
     return losses | {"structure_mse": structure_mse, "dynamics_mse": dynamics_mse}
 
 
+def trailing(steps: int) -> list[int]:
+    """`steps` of the 1000 t, the last one first, evenly: 50 steps are 999, 979, ..., 19."""
+    return [round(STEPS * (steps - i) / steps) - 1 for i in range(steps)]
+
+
+def ddim_step(process: Process, x: Tensor, x_0: Tensor, level: float, following: float) -> Tensor:
+    """x at the next lower level: sqrt(abar') x_0 + sqrt(1 - abar') eps, eps as x and x_0 say (Song et al. 2021, Eq. 12)."""
+    (signal, less_signal), (amount, less) = (
+        pair.tolist() for pair in process.signal_and_noise(torch.tensor([level, following], dtype=torch.float64))
+    )
+    return less_signal * x_0 + less / amount * (x - signal * x_0)
+
+
 @torch.no_grad()
 def sample(
     model: DiT,
@@ -164,16 +178,16 @@ def sample(
     scheduler = process.scheduler()
     if process.method == "flow":
         scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
+        levels_down = [float(t) / STEPS for t in scheduler.timesteps]
     else:
-        scheduler.set_timesteps(steps)
+        levels_down = [(int(t) + 1) / STEPS for t in trailing(steps)]
     nobody = torch.full_like(labels, model.config.classes)
 
     def estimate(parts: Volumes, levels: Tensor, classes: Tensor) -> Tensor:
         found = model(parts, levels, classes, previous)
         return torch.cat([found[i].flatten(1) for i in sampled], dim=1)
 
-    for t in scheduler.timesteps:
-        level = float(t) / STEPS if process.method == "flow" else (int(t) + 1) / STEPS
+    for number, level in enumerate(levels_down):
         levels = torch.zeros(len(x), 2, device=x.device)
         levels[:, sampled] = level
         flat = dict(zip(sampled, x.split(sizes, dim=1), strict=True))
@@ -182,7 +196,10 @@ def sample(
         if guidance != 1.0 and interval[0] <= level <= interval[1]:
             free = estimate((parts[0], parts[1]), levels, nobody)
             x_0 = free + guidance * (x_0 - free)
-        x = scheduler.step((x - x_0) / level if process.method == "flow" else x_0, t, x).prev_sample
+        if process.method == "flow":
+            x = scheduler.step((x - x_0) / level, scheduler.timesteps[number], x).prev_sample
+        else:
+            x = ddim_step(process, x, x_0, level, levels_down[number + 1] if number + 1 < steps else 0.0)
         progress(1)
     done = dict(zip(sampled, x.split(sizes, dim=1), strict=True))
     result = [done[i].reshape(noise[i].shape) if volume is None else volume for i, volume in enumerate(given)]

@@ -159,9 +159,11 @@ class VidTwinPipeline:
                     progress=progress,
                 )
                 found.append(self.normalizer.denormalize(to_latents(previous, config.dynamics[2])))
-            clips = torch.cat([self.decode(latents) for latents in found], dim=1)
-        return Generated(clips[:, :num_frames], tuple(found))
+        plain = tuple(latents.map(torch.clone) for latents in found)  # tensors of inference mode cannot be trained on
+        clips = torch.cat([self.decode(latents) for latents in plain], dim=1)
+        return Generated(clips[:, :num_frames], plain)
 
+    @torch.inference_mode()
     def decode(self, latents: Latents) -> Tensor:
         """uint8 (B, f, H, W, 3), one clip at a time."""
         clips = [self.autoencoder.decode(latents[i : i + 1])[0] for i in range(len(latents))]
