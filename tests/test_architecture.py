@@ -36,8 +36,22 @@ ROOMS: dict[str, set[str]] = {
     "loading": {"checkpoint", "model", "released"},
     "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
     "cache": {"files", "processes", "version", "data", "model", "video", "inference", "cache"},
+    "generation": {"files", "checkpoint", "model", "generation"},
     "motion": {"version", "checkpoint", "loading", "model", "video", "motion"},
-    "training": {"files", "checkpoint", "released", "data", "model", "losses", "evaluation.metrics", "video", "training"},
+    "training": {
+        "files",
+        "checkpoint",
+        "loading",
+        "released",
+        "data",
+        "model",
+        "losses",
+        "evaluation.metrics",
+        "video",
+        "generation",
+        "cache.dataset",
+        "training",
+    },
 }
 FORBIDDEN = {"torchvision", "torchaudio", "transformers", "lightning", "lpips", "piq", "decord", "gradio", "hydra"}
 

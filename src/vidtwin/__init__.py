@@ -10,6 +10,7 @@ from vidtwin.version import __version__
 
 if TYPE_CHECKING:
     from vidtwin.cache.dataset import IterableLatents, LatentDataset
+    from vidtwin.generation.pipeline import VidTwinPipeline
     from vidtwin.model.config import VidTwinConfig, preset
     from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
     from vidtwin.model.vidtwin import VidTwin
@@ -25,6 +26,7 @@ __all__ = [
     "Posterior",
     "VidTwin",
     "VidTwinConfig",
+    "VidTwinPipeline",
     "__version__",
     "export_released",
     "load_released",
@@ -40,6 +42,7 @@ _HOMES = {
     "Posterior": "vidtwin.model.latents",
     "VidTwin": "vidtwin.model.vidtwin",
     "VidTwinConfig": "vidtwin.model.config",
+    "VidTwinPipeline": "vidtwin.generation.pipeline",
     "export_released": "vidtwin.released",
     "load_released": "vidtwin.released",
     "preset": "vidtwin.model.config",

@@ -15,11 +15,13 @@ def test_what_is_drawn_is_read(label):
         for begin in (0, WINDOW):
             reading = read_sprite(clip[:, begin : begin + WINDOW])
             assert reading.label == CLASSES[label]
-            assert reading.velocity == pytest.approx((factors.velocity[number] / 2).tolist(), abs=2e-3)
+            assert reading.velocity == pytest.approx(
+                (factors.velocity[number] / 2).tolist(), abs=5e-3
+            )  # an edge may leave the frame
             middle = factors.position[number] + (begin / WINDOW - 0.5) * factors.velocity[number] / 2
             assert reading.position == pytest.approx(middle.tolist(), abs=3e-3)
             assert reading.size == pytest.approx(0.8 * factors.size[number], rel=0.15)
-            assert reading.straying < 2e-3
+            assert reading.straying < 3e-3
             assert SPEED[0] - 0.01 < reading.speed < SPEED[1] + 0.01
 
 

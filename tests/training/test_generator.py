@@ -194,7 +194,9 @@ def test_without_classes(recipe, tmp_path):
 def test_other_weights_are_refused(recipe, tmp_path, assets):
     other = VidTwin(SMALL)
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"autoencoder: .*other did not encode .*rows, but 'small' \(\w+\) did; give those weights"):
+    with pytest.raises(
+        ValueError, match=r"autoencoder: .*other did not encode .*rows, but 'small' \(\w+\) did; give those weights"
+    ):
         train_generator(replace(recipe, autoencoder=str(tmp_path / "other")), tmp_path / "run", progress=False)
 
 

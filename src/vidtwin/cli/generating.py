@@ -132,6 +132,10 @@ def generate_command(
     if unknown := [name for name in classes if name not in pipeline.classes]:
         known = ", ".join(pipeline.classes) or "none, it is unconditional"
         raise UsageError(f"--classes {unknown[0]}: not one of the generator's: {known}")
+    taken: dict[str, str | None] = {}
+    for name in names:
+        if (other := taken.setdefault(_file_name(name, 0), name)) != name:
+            raise UsageError(f"--classes {other} {name}: both would be written to {_file_name(name, 0)}; ask for them apart")
     given = {name: _first_window(pipeline, path) for name, path in (("structure", structure), ("dynamics", dynamics)) if path}
     settings = {
         "generator": _hash(pipeline),

@@ -23,7 +23,7 @@ DIRECTIONS = ("east", "southeast", "south", "southwest", "west", "northwest", "n
 COLOURS = ("red", "lime", "cyan", "violet")  # hues 0, 1/4, 1/2, 3/4
 CLASSES = tuple(f"{colour}-{direction}" for colour in COLOURS for direction in DIRECTIONS)
 WINDOW = 16  # frames, which velocities are counted over
-SPEED = (0.24, 0.34)  # sides in a window
+SPEED = (0.24, 0.32)  # sides in a window
 SIZE = (0.12, 0.16)
 SATURATED = 0.35  # of a pixel, in [0, 1], above which it belongs to the sprite
 SMALLEST = 0.004  # share of the frame that a sprite covers
@@ -33,7 +33,7 @@ STRAYING = 0.03  # sides (root mean square) off its straight way
 def class_factors(label: int, count: int, frames: int = 2 * WINDOW, seed: int = 0) -> Factors:
     """`count` sprites of class number `label`, for clips of `frames` frames; a function of all four.
 
-    Drawn uniformly and independently: size in SIZE, speed in SPEED a window, the middle of the way in [0.44, 0.56] both ways, and
+    Drawn uniformly and independently: size in SIZE, speed in SPEED a window, the middle of the way in [0.46, 0.54] both ways, and
     the background; squares that neither turn nor flicker.
     """
     rng = np.random.default_rng([seed, label])
@@ -44,7 +44,7 @@ def class_factors(label: int, count: int, frames: int = 2 * WINDOW, seed: int = 
         colour=np.full(count, label // len(DIRECTIONS) / len(COLOURS)),
         size=rng.uniform(*SIZE, count),
         background=rng.integers(len(BACKGROUNDS), size=count),
-        position=rng.uniform(0.44, 0.56, (count, 2)),
+        position=rng.uniform(0.46, 0.54, (count, 2)),
         velocity=speed[:, None] * np.array([np.cos(angle), np.sin(angle)]),
         spin=np.zeros(count),
         flicker=np.zeros(count),
