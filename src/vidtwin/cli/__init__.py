@@ -13,6 +13,7 @@ import tyro
 
 from vidtwin import __version__
 from vidtwin.cli.datasets import check_data_command, encode_dataset_command
+from vidtwin.cli.demo import demo_command
 from vidtwin.cli.evaluating import analyze_command, evaluate_command
 from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
 from vidtwin.cli.options import UsageError
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate_command,
     "analyze": analyze_command,
     "benchmark": benchmark_command,
+    "demo": demo_command,
 }
 
 
