@@ -1,3 +1,8 @@
-"""The version of the package; read at build time, so it imports nothing."""
+"""The version of the package: of the tag that it was built at."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("vidtwin")
+except PackageNotFoundError:  # the files alone, not installed
+    __version__ = "0+unknown"

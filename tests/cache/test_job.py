@@ -177,6 +177,17 @@ def test_another_plan_is_refused(videos, model, plan, tmp_path):
         encode(videos, tmp_path / "out", model, plan)
 
 
+def test_int8_takes_a_byte_a_value(videos, model, plan, tmp_path):
+    sizes = {}
+    for stored in ("float32", "int8"):
+        encode(videos, tmp_path / stored, model, replace(plan, stored=stored, every=1))
+        (part,) = (tmp_path / stored / "data").iterdir()
+        group = pyarrow.parquet.read_metadata(part).row_group(0)
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        sizes[stored] = sum(c.total_compressed_size for c in chunks if c.path_in_schema == "structure.list.element")
+    assert sizes["int8"] < sizes["float32"] / 3.5  # a dictionary of 1 kB beside them
+
+
 @pytest.mark.parametrize("stored", ["float32", "int8"])
 def test_other_ways_to_store(videos, model, plan, tmp_path, stored):
     encode(videos, tmp_path / "half", model, plan)

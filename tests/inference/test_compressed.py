@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import SMALL
+from tests.conftest import SMALL, seeded_model
 from tests.inference.test_latent_video import header, ticks_of, windows, write
 from vidtwin.inference import compressed
 from vidtwin.inference.compressed import FRONT, MAGIC, PREFIX, TAIL, VERSION, _ticks, _timing, is_compressed
@@ -391,3 +391,10 @@ def test_a_full_disk_is_one_line_and_leaves_the_growing_file(tmp_path, monkeypat
                 writer.write(window)
     assert [found.name for found in tmp_path.iterdir()] == ["x.partial.vidtwin"]
     assert LatentVideo.load(partial_path(path)).frames == 40
+
+
+def test_a_model_without_dynamics_is_refused_before_any_work(clip, tmp_path):
+    model = seeded_model(replace(SMALL, dynamics_branch="none"))
+    with pytest.raises(ValueError, match=r"without Dynamics .* has no compressed latents; leave out --compress"):
+        encode_video(model, clip, tmp_path / "x.vidtwin", step=1.0)
+    assert list(tmp_path.iterdir()) == []

@@ -153,12 +153,13 @@ class Store:
         statistics = Statistics.none([shape[0] for shape in self.plan.config.latent_shapes])
         text = [field.name for field in self.schema if field.type in (needs_pyarrow().string(),)]
         values = [f"{name}.list.element" for name in latent_fields(self.plan)]
-        # Values hardly compress; what is the same in many rows does.
+        # Values hardly compress; what is the same in many rows does. Parquet's own int8 takes 4 bytes, an entry of a dictionary 1.
         compression = {leaf: "NONE" if leaf in values else "ZSTD" for leaf in _leaves(self.schema)}
+        dictionaries = [*text, *(values if self.plan.stored == "int8" else [])]
         with atomic_output(path) as partial:
             metadata = {METADATA: json.dumps(self.plan.to_dict()).encode()}
             with parquet.ParquetWriter(
-                partial, self.schema.with_metadata(metadata), compression=compression, use_dictionary=text,
+                partial, self.schema.with_metadata(metadata), compression=compression, use_dictionary=dictionaries,
                 write_statistics=[*text, "frame_index", "start"], store_schema=True,
             ) as writer:  # fmt: skip
                 waiting: list[Any] = []

@@ -6,7 +6,7 @@ from typing import Literal
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Dtype, Output, UsageError, device_of
+from vidtwin.cli.options import Device, Dtype, Output, UsageError, device_of, public_name
 from vidtwin.files import check_writable, write_json
 from vidtwin.inference.latent_stream import Identity
 from vidtwin.inspection import load_weights
@@ -124,7 +124,7 @@ def encode_dataset_command(
 
         encoder = Cluster(None if ray == "local" else ray, processes, gpus).encode
     clips = batch or (8 if place == "cuda" else 1)
-    identity = Identity.of(model, weights)
+    identity = Identity.of(model, public_name(weights))
     plan = Plan(model.config, identity, dtype, policy, sample_fps, every, anchor, store, logvar, damaged, place, threads, clips)
     with tqdm(unit="video", leave=False, disable=None) as shown:
 

@@ -67,7 +67,7 @@ class ModelOptions:
         if is_exported(Path(self.weights)):
             raise UsageError(f"--weights {self.weights}: was exported to ONNX; add --backend onnx")
         model = load_weights(self.weights, self.config)
-        identity = Identity.of(model, self.weights)
+        identity = Identity.of(model, public_name(self.weights))
         decode, encode = (
             None if name == "auto" else getattr(torch, name) for name in (self.dtype, self.encode_dtype or self.dtype)
         )
@@ -123,6 +123,11 @@ Fitting = Annotated[FitOptions, arg(name="")]
 Video = Annotated[VideoOptions, arg(name="")]
 TINY, AS_ENCODED = ModelOptions(), ModelOptions(weights="those that encoded")
 FIT, VIDEO = FitOptions(), VideoOptions()
+
+
+def public_name(weights: str) -> str:
+    """What files say of where weights were: no folders of this machine."""
+    return Path(weights).name if Path(weights).is_absolute() else weights
 
 
 def check_output(out: Path, *inputs: Path) -> None:

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from vidtwin import export_released
-from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output, device_of
+from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output, device_of, public_name
 from vidtwin.files import check_writable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.latent_stream import Identity
@@ -71,7 +71,7 @@ def export_command(
     from vidtwin.export import export_onnx
 
     model = load_weights(weights, config)
-    print(export_onnx(model, out, quantize=quantize, weights=Identity.of(model, weights)).table())
+    print(export_onnx(model, out, quantize=quantize, weights=Identity.of(model, public_name(weights))).table())
     print(f"{'written':14}{out}")
 
 

@@ -2,7 +2,9 @@
 
 import html
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +220,8 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, its files gone
     with tempfile.TemporaryDirectory(prefix="vidtwin-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "served"))
         tempfile.tempdir = folder  # of visitors, and of what Gradio makes

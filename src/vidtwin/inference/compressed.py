@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidtwin.files import atomic_output
-from vidtwin.inference.entropy import LatentCoder, Moments, Prior, check_step, needs_constriction
+from vidtwin.inference.entropy import LatentCoder, Moments, Prior, check_channels, check_step, needs_constriction
 from vidtwin.inference.latent_stream import Header, Window
 from vidtwin.model.latents import Latents
 
@@ -307,6 +307,7 @@ def write(
         OSError: `path` cannot be written.
     """
     check_step(step)
+    check_channels(header.config)
     needs_constriction()
     moments = Moments()
     for window in windows():

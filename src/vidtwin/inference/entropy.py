@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from vidtwin.inference.latent_stream import NAMES
+from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 
 CODER = "ans, gaussian bins 1"  # changes with whatever changes the bytes
@@ -247,6 +248,12 @@ def check_step(step: float) -> None:
     """Raise a ValueError for a step that cannot be."""
     if not 0 < step < math.inf:
         raise ValueError(f"--step {step:g}: give a number above 0, in units of the posterior's sigma")
+
+
+def check_channels(config: VidTwinConfig) -> None:
+    """Raise a ValueError for a model one of whose latents has no values to code."""
+    if not all(map(prod, config.latent_shapes)):
+        raise ValueError("a model without Dynamics (dynamics_branch: none) has no compressed latents; leave out --compress")
 
 
 def _check_reach(q: np.ndarray) -> None:

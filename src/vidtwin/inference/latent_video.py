@@ -200,6 +200,7 @@ class LatentWriter:
         self.path, self.header, self.step = Path(path), header, step
         if step is not None:
             entropy.check_step(step)
+            entropy.check_channels(header.config)
             entropy.needs_constriction()
         check_writable(self.path)
         facts = header.to_dict() | dict(job or {})

@@ -1,0 +1,51 @@
+"""How the manual is built: sphinx-build -W docs OUT. The page of commands is made of their own help."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from vidtwin import __version__
+from vidtwin.cli import COMMANDS
+
+HERE = Path(__file__).parent
+
+project, author, copyright = "vidtwin", "the vidtwin authors", "the vidtwin authors; MIT licence"
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+source_suffix = {".md": "markdown"}
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+html_theme = "furo"
+html_title = f"vidtwin {release}"
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+exclude_patterns = ["_build"]
+linkcheck_ignore = [r"http://127\.0\.0\.1.*"]
+
+
+def commands_page() -> str:
+    """Every command's options, from its help."""
+    lines = ["# Commands", "", "Made from each command's `--help`. Options of several commands mean the same in all of them.", ""]
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "110", "TERM": "dumb"}
+    for name in COMMANDS:
+        command = [sys.executable, "-m", "vidtwin", name, "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+        lines += [f"## {name}", "", "```text", shown.strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def outside_pages_as_files(app: Any, name: str, source: list[str]) -> None:
+    """Markdown files outside of the manual are linked as files."""
+    source[0] = re.sub(r"\]\((\.\./[^)#]+\.md)\)", r"](path:\1)", source[0])
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", outside_pages_as_files)
+    page = HERE / "commands.md"
+    text = commands_page()
+    if not page.exists() or page.read_text() != text:
+        page.write_text(text)
