@@ -1,16 +1,23 @@
-"""The scripts in examples/ run as they are, with the shipped weights and the sample clip."""
+"""The scripts in examples/ run as they are, and so does what docs/start.md and docs/cookbook.md show."""
 
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from vidtwin import MotionExtractor
+from vidtwin.cli import COMMANDS, main
+from vidtwin.cli.options import SAMPLE
 from vidtwin.video.read import read_video
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 def run(name: str, out: Path) -> str:
@@ -34,7 +41,7 @@ def test_motion_latents_are_the_same_offline_and_live(tmp_path):
     with np.load(tmp_path / "motion.npz") as cache:  # pickles are refused
         motion, record = cache["motion"], json.loads(str(cache["record"]))
     assert motion.shape == (10, 1792) and motion.dtype == np.float32
-    MotionExtractor.from_record(record).check(record, **record["episode"])
+    assert MotionExtractor.from_record(record).weights_hash == record["weights"]["hash"]
 
 
 def test_swap_writes_as_many_frames_as_a_half_has(tmp_path):
@@ -45,3 +52,37 @@ def test_swap_writes_as_many_frames_as_a_half_has(tmp_path):
 
 def test_every_script_is_tried():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"reconstruct.py", "motion_latents.py", "swap.py"}
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / name).read_text(), flags=re.DOTALL)
+
+
+def test_the_python_of_the_pages_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, "my.mp4")
+    assert main(["encode", "my.mp4", "-o", "my.vidtwin"]) == 0
+    (first,) = blocks("start.md", "python")
+    capsys.readouterr()
+    exec(compile(first, "start.md", "exec"), {})
+    assert capsys.readouterr().out.endswith("98 True\n")
+    for block in blocks("cookbook.md", "python"):
+        exec(compile(block, "cookbook.md", "exec"), {})
+
+
+def commands(name: str) -> list[list[str]]:
+    """The words after `vidtwin` of each command of a page's blocks."""
+    lines = [line.partition(" #")[0] for block in blocks(name, "bash") for line in block.splitlines()]
+    found = [re.search(r"(?:^|-m )vidtwin (.*)", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match and match[1] != "--version"]
+
+
+@pytest.mark.parametrize("name", ["start.md", "cookbook.md"])
+def test_every_option_of_the_pages_exists(name, capsys):
+    assert len(commands(name)) > 6
+    for command, *words in commands(name):
+        assert command in COMMANDS
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        known = set(re.findall(r"--?[\w-]+", capsys.readouterr().out))
+        assert {word for word in words if word.startswith("-")} <= known, command

@@ -33,7 +33,7 @@ def check_data_command(
 
     if json_out is not None:
         check_writable(json_out)
-    with tqdm(unit="recording", leave=False) as shown:
+    with tqdm(unit="recording", leave=False, disable=None) as shown:
 
         def progress(done: int, total: int) -> None:
             shown.total, shown.n = total, done

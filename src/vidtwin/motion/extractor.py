@@ -127,7 +127,7 @@ class MotionExtractor:
         order: Literal["TCHW", "CTHW"] | None = None,
         value_range: Literal["unit", "symmetric"] | None = None,
     ) -> Motion:
-        """A motion latent for each step of an episode (T, 3, H, W) or (3, T, H, W): (N, *shape).
+        """A motion latent for each of N steps of an episode (T, 3, H, W) or (3, T, H, W): (N, ...), of the layout's shape.
 
         `window` source frames (default F) around each of the steps 0, stride, 2 stride, ... are a video of their own, of which
         `frames` chooses F; `Windows` says which, and `Windows(...).over(T)` gives the steps. Each frame is resized once.
