@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from scipy.stats import ks_2samp
 from torch import Tensor
 
@@ -30,8 +31,10 @@ from vidtwin.evaluation.moving_sprites import CLASSES, WINDOW, Reading, read_spr
 from vidtwin.files import atomic_output
 from vidtwin.generation.pipeline import VidTwinPipeline
 from vidtwin.video import read_video
+from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
 
 BATCH = 64
+MOST_GIVEN = 128  # clips whose Structure is given
 TRAITS = ("speed", "size", "along", "across", "straying")  # of a reading; along and across: its place, with and across its way
 
 
@@ -55,12 +58,18 @@ def accuracy(readings: list[Reading], wanted: list[str]) -> dict[str, float]:
 
 
 def compared(readings: list[Reading], real: list[Reading]) -> dict[str, dict[str, float]]:
-    """Means and distances of each trait, of readings that have a class."""
+    """Means and distances of each trait, of readings that have a class.
+
+    `within`: 1 if the mean is within half a deviation of the real ones, and the deviation between half and twice theirs.
+    """
     ours, theirs = ([traits(reading) for reading in some if reading.label is not None] for some in (readings, real))
     found = {}
     for name in TRAITS:
         a, b = (np.array([row[name] for row in rows]) for rows in (ours, theirs))
         found[name] = {"mean": a.mean(), "std": a.std(), "real_mean": b.mean(), "real_std": b.std(), "ks": ks_2samp(a, b).statistic}
+    for values in found.values():
+        near = abs(values["mean"] - values["real_mean"]) <= values["real_std"] / 2
+        values["within"] = near and values["real_std"] / 2 <= values["std"] <= 2 * values["real_std"]
     return {name: {key: float(value) for key, value in values.items()} for name, values in found.items()}
 
 
@@ -92,7 +101,8 @@ def given_structure(
     pipeline: VidTwinPipeline, rows: LatentDataset, labels: list[str], seed: int, guidance: float
 ) -> dict[str, float]:
     """Swap consistency: R^2 of z_S, encoded from the decode of a real Structure with a Dynamics that was sampled for it."""
-    batch = [rows[i] for i in range(len(labels))]
+    stride = max(1, len(rows) // MOST_GIVEN)
+    batch = [rows[i * stride] for i in range(len(labels))]
     real = Latents(*(torch.stack([row[name] for row in batch]) for name in ("structure", "dynamics_x", "dynamics_y")))
     model = pipeline.autoencoder
     ceiling = r2(structures(model, pipeline.decode(real)), real.structure)
@@ -114,6 +124,20 @@ def going_on(videos: Tensor) -> dict[str, float]:
             gaps.append(np.hypot(*(p + v / 2 - (q - w / 2))))
             turns.append(np.hypot(*(v - w)))
     return {"read": len(gaps) / len(videos), "gap": float(np.mean(gaps)), "turn": float(np.mean(turns))}
+
+
+def picture(pipeline: VidTwinPipeline, path: Path, guidance: float) -> None:
+    """Frames 0, 5, 10 and 15, below each other, of a sample for each of 8 directions, in turns of the 4 colours; twice the size."""
+    labels = [CLASSES[8 * (i % 4) + i] for i in range(8)]
+    videos, _ = sample(pipeline, labels, 4, guidance_scale=guidance)
+    panels = {
+        name.replace("-", " "): np.repeat(np.repeat(v[[0, 5, 10, 15]].numpy(), 2, 1), 2, 2)
+        for name, v in zip(labels, videos, strict=True)
+    }
+    strip = side_by_side(panels)
+    rows = [strip[0], *(frame[LABEL_HEIGHT:] for frame in strip[1:])]
+    with atomic_output(path) as partial:
+        Image.fromarray(np.concatenate(rows)).save(partial, optimize=True)
 
 
 def judge(run: Path, options: argparse.Namespace, real: list[Reading], rows: LatentDataset, truth: list[str]) -> dict[str, Any]:
@@ -166,7 +190,7 @@ def table(results: dict[str, Any]) -> str:
     for trait in TRAITS:
         shown = [run["guidance"]["1"]["traits"][trait] for run in runs]
         real, halves = shown[0], results["halves"][trait]
-        values = [f"{one['mean']:.3f} ± {one['std']:.3f}, {one['ks']:.2f}" for one in shown]
+        values = [f"{one['mean']:.3f} ± {one['std']:.3f}, {one['ks']:.2f}{'' if one['within'] else ' (outside)'}" for one in shown]
         row(f"{trait}: mean ± deviation, KS", f"{real['real_mean']:.3f} ± {real['real_std']:.3f}, {halves['ks']:.2f}", values)
     kept = [run["given_structure"] for run in runs]
     row("R² of Structure, Dynamics sampled", f"{kept[0]['ceiling']:.3f}", [f"{one['sampled']:.3f}" for one in kept])
@@ -183,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 5.0])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--picture", type=Path, help="of samples of the last run")
     options = parser.parse_args(arguments)
     with options.videos.open() as file:
         listed = list(csv.DictReader(file))
@@ -191,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [row["label"] for row in listed] * 2
     real = [read_sprite(clip) for clip in clips]
     rows = LatentDataset(options.latents, columns=["label"], normalize=False)
-    truth = rows.column("label")
+    truth = rows.column("label")[:: max(1, len(rows) // MOST_GIVEN)][:MOST_GIVEN]
     results: dict[str, Any] = {
         "setting": setting(options.device, arguments) | {"per_class": options.per_class, "guidance": options.guidance},
         "real": accuracy(real, wanted),
@@ -206,6 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
     print("real", results["real"], "reconstructed", results["reconstructed"], flush=True)
     for name, _, folder in (run.partition("=") for run in options.runs):
         results["generators"][name] = judge(Path(folder), options, real, rows, truth)
+        if options.picture is not None:
+            picture(VidTwinPipeline.from_pretrained(Path(folder) / "model").to(options.device), options.picture, 2.0)
     write_results("generator-sprites", results)
     with atomic_output(RESULTS / "generator-sprites.md") as partial:
         partial.write_text(table(results))

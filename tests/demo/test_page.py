@@ -259,3 +259,9 @@ def test_files_go_away_with_the_server(browser, weights, clip, tmp_path):
     server.stop()
     assert server.files() == []
     assert "Traceback" not in server.said()
+
+
+def test_a_password_is_asked_for_where_there_is_one(weights, tmp_path):
+    server = Server(tmp_path / "files", "--weights", str(weights), "--auth", "me:secret")
+    assert server.get("config") == 401 and server.get("gradio_api/queue/status") == 401
+    server.stop()
