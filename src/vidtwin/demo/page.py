@@ -75,7 +75,7 @@ def build(studio: Studio, sample: Path) -> gr.Blocks:
         try:
             visitor.clips[which] = studio.encode(path, path.name, telling(progress))
         except (OSError, ValueError) as error:
-            raise ValueError(plain(error, path)) from error
+            raise ValueError(str(error).replace(f"{path.parent}{os.sep}", "")) from error  # the folder is ours, the name theirs
 
     def show_first(visitor: Visitor, file: str | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         try:
@@ -169,8 +169,8 @@ def build(studio: Studio, sample: Path) -> gr.Blocks:
         swaps = player("A, B, and both swaps", "swaps")
         get_swaps = gr.DownloadButton("Download the swaps", interactive=False, elem_id="get-swaps")
         with gr.Row():
-            structure = gr.Slider(0, 1, value=0, step=0.05, label="Structure: from A to B", elem_id="structure")
-            dynamics = gr.Slider(0, 1, value=0, step=0.05, label="Dynamics: from A to B", elem_id="dynamics")
+            structure = gr.Slider(0, 1, value=0, step=0.05, label="Structure: from A to B", elem_id="structure", min_width=300)
+            dynamics = gr.Slider(0, 1, value=0, step=0.05, label="Dynamics: from A to B", elem_id="dynamics", min_width=300)
         status_mix = gr.HTML(said("Move a slider."), elem_id="status-mix")
         between = player("between A and B", "between")
 
@@ -202,11 +202,9 @@ def build(studio: Studio, sample: Path) -> gr.Blocks:
     return page
 
 
-def plain(error: BaseException, path: Path | None = None) -> str:
-    """What went wrong, for people: one line, without the folders of this machine."""
+def plain(error: BaseException) -> str:
+    """What went wrong, for people: one line."""
     text = in_line(" ".join(str(error).split()))
-    if path is not None:
-        text = text.replace(str(path), path.name)
     if isinstance(error, OSError | ValueError | MemoryError | ArithmeticError) and text:
         return f"That did not work: {text}"
     return f"That did not work, by a fault of this program ({type(error).__name__}); please report it."
