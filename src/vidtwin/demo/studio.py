@@ -157,12 +157,12 @@ class Studio:
         count = min(len(a.windows), len(b.windows))
         frames = min(a.frames, b.frames)
         steps = _Steps(progress, 2 * count, "swapping")
-        mixed = {
-            "Structure of A, Dynamics of B": (_mix(a, b, 0.0, 1.0), a),
-            "Structure of B, Dynamics of A": (_mix(b, a, 0.0, 1.0), b),
+        swaps = {
+            "Structure of A, Dynamics of B": (mixed(a, b, 0.0, 1.0), a),
+            "Structure of B, Dynamics of A": (mixed(b, a, 0.0, 1.0), b),
         }
         panels = {"A": a.pictures()[:frames], "B": b.pictures()[:frames]}
-        for name, (windows, clip) in mixed.items():
+        for name, (windows, clip) in swaps.items():
             assert isinstance(clip.header.geometry, Geometry)
             panels[name] = from_clip(self.decode(clip.header, windows, None, steps)[:, :frames], clip.header.geometry)
         write_grid(video, panels, a.fps)
@@ -170,7 +170,7 @@ class Studio:
     def between(self, a: Clip, b: Clip, structure: float, dynamics: float, video: Path, progress: Progress) -> None:
         """Write the decode of latents on the way from A (0) to B (1), a way for each of the two."""
         assert isinstance(a.header.geometry, Geometry)
-        windows, frames = _mix(a, b, structure, dynamics), min(a.frames, b.frames)
+        windows, frames = mixed(a, b, structure, dynamics), min(a.frames, b.frames)
         clip = self.decode(a.header, windows, None, _Steps(progress, len(windows), "decoding"))[:, :frames]
         write_video(video, from_clip(clip, a.header.geometry), a.fps)
 
@@ -199,7 +199,7 @@ class _Steps:
         self.progress(self.done / max(1, self.total), self.what)
 
 
-def _mix(a: Clip, b: Clip, structure: float, dynamics: float) -> list[Window]:
+def mixed(a: Clip, b: Clip, structure: float, dynamics: float) -> list[Window]:
     """Windows of A whose latents are moved towards B's, as many as both have."""
     found = []
     pairs = list(zip(a.windows, b.windows, strict=False))
