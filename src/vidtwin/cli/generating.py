@@ -1,5 +1,6 @@
 """Commands on generators: draw-sprites, train-generator, generate."""
 
+import hashlib
 import json
 from fractions import Fraction
 from functools import partial
@@ -181,16 +182,12 @@ def _file_name(name: str | None, number: int) -> str:
 
 def _noise(seed: int, name: str | None, number: int) -> torch.Generator:
     """Of a video: a function of the seed, its class and its number."""
-    import hashlib
-
     digest = hashlib.sha256(json.dumps([seed, name, number]).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _hash(pipeline: Any) -> str:
     """Of the denoiser's weights, so that videos of two generators are not mixed."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, tensor in sorted(pipeline.denoiser.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

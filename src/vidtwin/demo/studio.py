@@ -26,7 +26,7 @@ from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part
 from vidtwin.video.clips import Geometry, content, from_clip
 from vidtwin.video.panels import side_by_side
-from vidtwin.video.read import frame_count, probe
+from vidtwin.video.read import VideoInfo, frame_count, probe
 from vidtwin.video.write import VideoWriter
 
 Progress = Callable[[float, str], object]  # share that is done, and what of
@@ -41,8 +41,8 @@ class Limits:
     seconds: float = 20.0
     side: int = 4096
 
-    def check(self, path: Path) -> None:
-        """Raises ValueError for a file beyond a limit, and what `probe` raises for one that is no video."""
+    def check(self, path: Path) -> tuple[VideoInfo, int]:
+        """What a file says of itself, and its frames. Raises ValueError beyond a limit, and as `probe` for what is no video."""
         size = path.stat().st_size / 1e6
         if size > self.megabytes:
             raise ValueError(
@@ -60,6 +60,7 @@ class Limits:
             raise ValueError(
                 f"the video is {seconds:.0f} seconds long, the limit here is {self.seconds:g}; cut it, or use the command line"
             )
+        return info, count
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +108,10 @@ class Studio:
 
     def encode(self, path: Path, name: str, progress: Progress) -> Clip:
         """Raises OSError or ValueError, one line for people, for what is no video, or beyond the limits."""
-        self.limits.check(path)
-        begun, info = time.perf_counter(), probe(path)
+        begun, (info, count) = time.perf_counter(), self.limits.check(path)
         header = plan_header(self.engine, info, self.identity)
         windows: list[Window] = []
-        total = (info.frames or frame_count(path)) / header.config.frames
+        total = count / header.config.frames
         for window in encode_stream(self.engine, path, header, keep_pixels=True).windows:
             windows.append(window)
             progress(min(1.0, len(windows) / max(1.0, total)), "encoding")

@@ -11,11 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vidtwin.evaluation.sprites import BACKGROUNDS, SHAPES, Factors, SpriteClips
 from vidtwin.files import atomic_output
+from vidtwin.video.clips import levels
 from vidtwin.video.encoding import Encoding
 from vidtwin.video.write import VideoWriter
 
@@ -77,7 +77,7 @@ def write_moving_sprites(
         clips = SpriteClips(factors, frames, size, size)
         for number in range(per_class):
             path = out / name / f"{name}-{number:04}.mp4"
-            pixels = ((clips[number] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+            pixels = levels(clips[number]).permute(1, 2, 3, 0).numpy()
             with VideoWriter(path, Fraction(8), (size, size), Encoding(crf=8)) as writer:
                 writer.write(np.ascontiguousarray(pixels))
             (x, y), (vx, vy) = factors.position[number], factors.velocity[number] * WINDOW / frames

@@ -3,6 +3,7 @@
 Letters: N rows of the data set; B batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,21 +40,21 @@ class Examples:
     previous: Volumes
     has_previous: Tensor
 
-    def to(self, device: torch.device) -> "Examples":
-        def pair(volumes: Volumes) -> Volumes:
-            return volumes[0].to(device, non_blocking=True), volumes[1].to(device, non_blocking=True)
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Examples":
+        """Apply a function to each tensor."""
 
-        levels, labels, there = (z.to(device, non_blocking=True) for z in (self.levels, self.labels, self.has_previous))
+        def pair(volumes: Volumes) -> Volumes:
+            return function(volumes[0]), function(volumes[1])
+
+        levels, labels, there = (function(z) for z in (self.levels, self.labels, self.has_previous))
         return Examples(pair(self.clean), pair(self.noise), levels, labels, pair(self.previous), there)
+
+    def to(self, device: torch.device) -> "Examples":
+        return self.map(lambda z: z.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Examples":
         """For the loader."""
-
-        def pair(volumes: Volumes) -> Volumes:
-            return volumes[0].pin_memory(), volumes[1].pin_memory()
-
-        levels, labels, there = (z.pin_memory() for z in (self.levels, self.labels, self.has_previous))
-        return Examples(pair(self.clean), pair(self.noise), levels, labels, pair(self.previous), there)
+        return self.map(Tensor.pin_memory)
 
 
 def class_names(rows: LatentDataset, label: str | None) -> list[str]:
@@ -76,7 +77,7 @@ class TrainingRows(Dataset[Examples]):
     """Examples of a data set, as batches of one.
 
     Number n is row n mod N of the order of epoch n // N, in which row groups come in a random order and the rows of `MIXED` of
-    them are mixed, so that reading stays near. With `shuffle` False they are spread evenly over the data set, `count` in all.
+    them are mixed, so that reading stays near. With `count` they are spread evenly over the data set, as many in all.
 
     Args:
         config: of the denoiser. classes: as `class_names` gives; a label that is not among them is a ValueError.
@@ -122,15 +123,14 @@ class TrainingRows(Dataset[Examples]):
 
     def _rows_before(self) -> np.ndarray:
         """The row of the window that ends where each one begins, -1 if there is none."""
-        plan, names = self.rows.plan, ("video", "start", "frame_index", "fps")
-        videos, starts, anchors, _ = (self.rows.column(name) for name in names)
-        every = plan.every
         before = np.full(len(self.rows), -1)
-        for row in range(1, len(before)):
-            same = videos[row] == videos[row - 1] and starts[row] == starts[row - 1]
-            if same and every is None and anchors[row] > anchors[row - 1]:
-                before[row] = row - 1
-        if every is not None or (before < 0).all():
+        if self.rows.plan.every is None:
+            videos, starts, anchors = (self.rows.column(name) for name in ("video", "start", "frame_index"))
+            for row in range(1, len(before)):
+                same = videos[row] == videos[row - 1] and starts[row] == starts[row - 1]
+                if same and anchors[row] > anchors[row - 1]:
+                    before[row] = row - 1
+        if (before < 0).all():
             raise ValueError(
                 f"{self.rows.folder}: has no windows that follow one another, which previous: true learns from; "
                 "encode longer videos, without --every"
