@@ -16,4 +16,5 @@ cd "$elsewhere"
 "$elsewhere/venv/bin/pip" check
 "$elsewhere/venv/bin/vidtwin" --version
 "$elsewhere/venv/bin/vidtwin" reconstruct --out "$elsewhere/out.mp4"
-tar -tzf "$repository"/build/dist/*.tar.gz | grep -q weights/tiny/model.safetensors
+tar -tzf "$repository"/build/dist/*.tar.gz > listing
+grep -q weights/tiny/model.safetensors listing

@@ -4,11 +4,11 @@ Letters: n frames of a video, h x w the model's picture.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,17 @@ from vidtwin.inference.encode import encode_stream, plan_header
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.latent_stream import Header, Identity, Window, grouped
 from vidtwin.inference.latent_video import LatentWriter
+from vidtwin.inference.pipeline import Behind
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part
 from vidtwin.video.clips import Geometry, content, from_clip
-from vidtwin.video.panels import side_by_side
+from vidtwin.video.encoding import Encoding
+from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.video.read import VideoInfo, frame_count, probe
 from vidtwin.video.write import VideoWriter
 
 Progress = Callable[[float, str], object]  # share that is done, and what of
+FAST = Encoding(fast=True)
 DECODES: dict[str, Part | None] = {"reconstruction": None, "structure only": "structure", "dynamics only": "dynamics"}
 
 
@@ -81,10 +84,10 @@ class Clip:
     def fps(self) -> Fraction:
         return self.header.fps
 
-    def pictures(self) -> np.ndarray:
-        """uint8 (n, h, w, 3), what was encoded."""
+    @property
+    def geometry(self) -> Geometry:
         assert isinstance(self.header.geometry, Geometry)
-        return np.concatenate([from_clip(_pixels(window), self.header.geometry) for window in self.windows])
+        return self.header.geometry
 
 
 def _pixels(window: Window) -> Tensor:
@@ -117,86 +120,79 @@ class Studio:
             progress(min(1.0, len(windows) / max(1.0, total)), "encoding")
         return Clip(name, header, tuple(windows), path.stat().st_size, time.perf_counter() - begun)
 
-    def decode(self, header: Header, windows: Sequence[Window], only: Part | None, done: Callable[[], object]) -> Tensor:
-        """(3, n, h, w) in [-1, 1]."""
-        decoder, clips = Decoder(self.engine, header, only), []
+    def decode(self, clip: Clip, windows: Sequence[Window], only: Part | None = None) -> Iterator[Tensor]:
+        """Windows with the header of `clip`, each (3, n, h, w) in [-1, 1]."""
+        decoder = Decoder(self.engine, clip.header, only)
         for group in grouped(iter(windows), self.engine.windows_at_once(1)):
             for decoded in decoder(group):
                 assert decoded.clip is not None
-                clips.append(decoded.clip)
-                done()
-        return torch.cat(clips, dim=1)
+                yield decoded.clip
 
     def rebuild(self, clip: Clip, video: Path, latents: Path, progress: Progress) -> Shown:
         """Write original, reconstruction, Structure alone and Dynamics alone as one video, and the latents; and measure."""
-        assert isinstance(clip.header.geometry, Geometry)
-        begun, steps = time.perf_counter(), _Steps(progress, len(DECODES) * len(clip.windows), "decoding")
-        decoded = {name: self.decode(clip.header, clip.windows, only, steps) for name, only in DECODES.items()}
-        seconds = time.perf_counter() - begun
-        geometry = clip.header.geometry
-        original = torch.cat([_pixels(window) for window in clip.windows], dim=1)
-        psnr = frame_psnr(content(decoded["reconstruction"], geometry).clamp(-1, 1), content(original, geometry))
-        panels = {"original": clip.pictures()} | {name: from_clip(x, geometry) for name, x in decoded.items()}
-        write_grid(video, panels, clip.fps)
-        with LatentWriter(latents, clip.header) as writer:
+        begun, geometry, psnr = time.perf_counter(), clip.geometry, list[Tensor]()
+        decodes = {name: self.decode(clip, clip.windows, only) for name, only in DECODES.items()}
+        with grid_writer(video, clip.fps, [geometry] * 4) as write:
+            for number, window in enumerate(clip.windows):
+                panels = {"original": _pixels(window)} | {name: next(clips) for name, clips in decodes.items()}
+                write(panels)
+                rebuilt, original = (content(panels[name], geometry) for name in ("reconstruction", "original"))
+                psnr.append(frame_psnr(rebuilt, original))
+                progress((number + 1) / len(clip.windows), "decoding")
+        with LatentWriter(latents, clip.header) as file:
             for window in clip.windows:
-                writer.write(window)
+                file.write(window)
+        seconds = time.perf_counter() - begun
         values = len(clip.windows) * sum(map(prod, clip.header.shapes))
         (H, W), (h, w) = geometry.source, geometry.output_size
         facts = {
             "video": f"{clip.frames} frames at {float(clip.fps):.4g} a second, {W}x{H}, shown as {w}x{h}",
-            "PSNR": f"{psnr.mean():.2f} dB, the mean over frames",
+            "PSNR": f"{torch.cat(psnr).mean():.2f} dB, the mean over frames",
             "rate": f"{clip.header.config.compression_rate:.2%} of the values: {values:,} for {len(clip.windows)} windows",
             "size": f"{latents.stat().st_size / 1e3:,.0f} kB of latents, {clip.bytes / 1e3:,.0f} kB of video file",
-            "time": f"{clip.seconds:.1f} s to read and encode, {seconds:.1f} s to decode three ways",
+            "time": f"{clip.seconds:.1f} s to read and encode, {seconds:.1f} s to decode three ways and to write",
         }
-        return Shown(facts, tuple(psnr.tolist()))
+        return Shown(facts, tuple(torch.cat(psnr).tolist()))
 
     def swap(self, a: Clip, b: Clip, video: Path, progress: Progress) -> None:
         """Write both videos and both swaps as one video, as long as the shorter of the two."""
-        count = min(len(a.windows), len(b.windows))
-        frames = min(a.frames, b.frames)
-        steps = _Steps(progress, 2 * count, "swapping")
-        swaps = {
-            "Structure of A, Dynamics of B": (mixed(a, b, 0.0, 1.0), a),
-            "Structure of B, Dynamics of A": (mixed(b, a, 0.0, 1.0), b),
-        }
-        panels = {"A": a.pictures()[:frames], "B": b.pictures()[:frames]}
-        for name, (windows, clip) in swaps.items():
-            assert isinstance(clip.header.geometry, Geometry)
-            panels[name] = from_clip(self.decode(clip.header, windows, None, steps)[:, :frames], clip.header.geometry)
-        write_grid(video, panels, a.fps)
+        left, pairs = min(a.frames, b.frames), list(zip(a.windows, b.windows, strict=False))
+        swaps = self.decode(a, mixed(a, b, 0.0, 1.0)), self.decode(b, mixed(b, a, 0.0, 1.0))
+        with grid_writer(video, a.fps, [a.geometry, b.geometry] * 2) as write:
+            for number, (first, second) in enumerate(pairs):
+                panels = {"A": _pixels(first), "B": _pixels(second)}
+                panels |= {"Structure of A, Dynamics of B": next(swaps[0]), "Structure of B, Dynamics of A": next(swaps[1])}
+                count = min(left, *(clip.shape[1] for clip in panels.values()))
+                write({name: clip[:, :count] for name, clip in panels.items()})
+                left -= count
+                progress((number + 1) / len(pairs), "swapping")
 
     def between(self, a: Clip, b: Clip, structure: float, dynamics: float, video: Path, progress: Progress) -> None:
         """Write the decode of latents on the way from A (0) to B (1), a way for each of the two."""
-        assert isinstance(a.header.geometry, Geometry)
-        windows, frames = mixed(a, b, structure, dynamics), min(a.frames, b.frames)
-        clip = self.decode(a.header, windows, None, _Steps(progress, len(windows), "decoding"))[:, :frames]
-        write_video(video, from_clip(clip, a.header.geometry), a.fps)
+        windows, clips = mixed(a, b, structure, dynamics), []
+        for clip in self.decode(a, windows):
+            clips.append(clip)
+            progress(len(clips) / len(windows), "decoding")
+        write_video(video, from_clip(torch.cat(clips, dim=1)[:, : min(a.frames, b.frames)], a.geometry), a.fps)
 
     def generate(self, label: str | None, seed: int, guidance: float, steps: int, video: Path, progress: Progress) -> None:
         """Write a sample of the generator's."""
         assert self.generator is not None
-        count = _Steps(progress, steps, "sampling")
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            progress(done / steps, "sampling")
+
         made = self.generator(
             label,
             generator=torch.Generator().manual_seed(seed),
             guidance_scale=guidance,
             num_inference_steps=steps,
-            progress=lambda done: count(),
+            progress=count,
         )
         write_video(video, made.videos[0].numpy(), Fraction(self.generator.fps).limit_denominator(1001))
-
-
-class _Steps:
-    """Counts calls, and tells the share that is done."""
-
-    def __init__(self, progress: Progress, total: int, what: str):
-        self.progress, self.total, self.what, self.done = progress, total, what, 0
-
-    def __call__(self) -> None:
-        self.done += 1
-        self.progress(self.done / max(1, self.total), self.what)
 
 
 def mixed(a: Clip, b: Clip, structure: float, dynamics: float) -> list[Window]:
@@ -212,16 +208,24 @@ def mixed(a: Clip, b: Clip, structure: float, dynamics: float) -> list[Window]:
     return found
 
 
-def write_grid(path: Path, panels: dict[str, np.ndarray], fps: Fraction) -> None:
-    """Panels of one size, uint8 (n, h, w, 3), two beside each other, in rows, under their names."""
-    names = iter(panels)
-    rows = []
-    while pair := list(islice(names, 2)):
-        rows.append(side_by_side({name: panels[name] for name in pair}))
-    write_video(path, np.concatenate(rows, axis=1), fps)
+@contextmanager
+def grid_writer(path: Path, fps: Fraction, geometries: Sequence[Geometry]) -> Iterator[Callable[[dict[str, Tensor]], None]]:
+    """A function that writes clips by name, (3, n, h, w) in [-1, 1], two beside each other, in rows, under their names.
+
+    Each becomes a picture by its geometry, and all pictures have one size; made and compressed beside the model's work.
+    """
+    height, width = geometries[0].output_size
+    size = (ceil(len(geometries) / 2) * (height + LABEL_HEIGHT), 2 * width)
+
+    def write(writer: VideoWriter, clips: dict[str, Tensor]) -> None:
+        panels = [(name, from_clip(clip, geometry)) for (name, clip), geometry in zip(clips.items(), geometries, strict=True)]
+        writer.write(np.concatenate([side_by_side(dict(panels[i : i + 2])) for i in range(0, len(panels), 2)], axis=1))
+
+    with VideoWriter(path, fps, size, FAST) as writer, Behind() as later:
+        yield lambda clips: later(write, writer, clips)
 
 
 def write_video(path: Path, frames: np.ndarray, fps: Fraction) -> None:
     """H.264, which browsers play."""
-    with VideoWriter(path, fps, (frames.shape[1], frames.shape[2])) as writer:
+    with VideoWriter(path, fps, (frames.shape[1], frames.shape[2]), FAST) as writer:
         writer.write(frames)

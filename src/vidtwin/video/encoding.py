@@ -34,6 +34,7 @@ class _Codec:
     lossy: Settings | None = None
     crf: tuple[int, int, int] = (0, 0, 0)
     lossless: Settings | None = None
+    fast: dict[str, str] = field(default_factory=dict)  # options of lossy settings
 
 
 # The number of threads is the same on every machine, because it changes the bytes; frames are stored in the order shown.
@@ -49,6 +50,7 @@ _CODECS = {
         Settings("libx264", "yuv420p", {"bf": "0"}),
         (0, 18, 51),
         Settings("libx264rgb", "rgb24", {"bf": "0", "qp": "0"}),
+        {"preset": "veryfast"},
     ),
     "hevc": _Codec(
         (".mp4", ".m4v", ".mov", ".mkv"),
@@ -57,6 +59,7 @@ _CODECS = {
         Settings("libx265", "yuv420p", {"x265-params": _X265}),
         (0, 20, 51),
         Settings("libx265", "gbrp", {"x265-params": f"lossless=1:{_X265}"}),
+        {"preset": "veryfast"},
     ),
     "vp9": _Codec(
         (".webm", ".mkv", ".mp4", ".m4v"),
@@ -65,6 +68,7 @@ _CODECS = {
         Settings("libvpx-vp9", "yuv420p", _VP9),
         (0, 24, 63),
         Settings("libvpx-vp9", "gbrp", {**_VP9, "lossless": "1"}),
+        {"cpu-used": "8"},
     ),
     "av1": _Codec(
         (".mkv", ".webm", ".mp4", ".m4v"),
@@ -72,6 +76,7 @@ _CODECS = {
         (8_704, 16_384),
         Settings("libsvtav1", "yuv420p", {"preset": "8", "svtav1-params": "lp=3"}),
         (1, 24, 63),  # 0 is taken for no choice at all
+        fast={"preset": "12"},
     ),
     "ffv1": _Codec(
         (".mkv",),
@@ -93,11 +98,13 @@ class Encoding:
         crf: quality: 0 (best) to 51 (worst) for h264 and hevc, to 63 for vp9, 1 to 63 for av1; None is a default that shows no
             loss at normal viewing (18, 20, 24, 24).
         lossless: keep every pixel's RGB values; what ffv1 and png do anyway. Few players show lossless H.264, HEVC and VP9.
+        fast: compress in less time, to a file that may be larger; of no effect without loss.
     """
 
     codec: str = "auto"
     crf: int | None = None
     lossless: bool = False
+    fast: bool = False
 
     def codec_for(self, path: str | os.PathLike[str]) -> str:
         """The name of the codec that `path` is written with; never "auto".
@@ -136,7 +143,8 @@ class Encoding:
             assert codec.lossless is not None
             return codec.lossless
         crf = str(codec.crf[1] if self.crf is None else self.crf)
-        return Settings(codec.lossy.encoder, codec.lossy.pixel_format, {**codec.lossy.options, "crf": crf})
+        chosen = codec.lossy.options | (codec.fast if self.fast else {}) | {"crf": crf}
+        return Settings(codec.lossy.encoder, codec.lossy.pixel_format, chosen)
 
     def check(self, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> None:
         """Raise what writing frames of `size` (height, width; None: not known yet) to `path` would end in; opens nothing.
