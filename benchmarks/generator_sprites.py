@@ -5,8 +5,9 @@
 RUNs are folders of `vidtwin train-generator` on `vidtwin draw-sprites`; OTHERS is another drawing, not trained on, LATENTS its
 latents. Measured for each, `--per-class` videos of each class: the share read as their class at several weights of guidance; the
 same with another class asked for at guidance 1, as a control; how far the distributions of speed, size and way are from those of
-real videos (means, and Kolmogorov-Smirnov distance, beside that of two halves of the real ones); whether Structure comes back
-where Dynamics was sampled for it; and whether a second window goes on where the first ended. Writes
+real videos (means, and Kolmogorov-Smirnov distance, beside that of two halves of the real ones), and those of reconstructions of
+them, which a perfect generator would reach; whether Structure comes back where Dynamics was sampled for it; and whether a second
+window goes on where the first ended. Writes
 benchmarks/results/generator-sprites.json and .md.
 """
 
@@ -71,6 +72,14 @@ def compared(readings: list[Reading], real: list[Reading]) -> dict[str, dict[str
         near = abs(values["mean"] - values["real_mean"]) <= values["real_std"] / 2
         values["within"] = near and values["real_std"] / 2 <= values["std"] <= 2 * values["real_std"]
     return {name: {key: float(value) for key, value in values.items()} for name, values in found.items()}
+
+
+def beginnings(videos: int, dropped: float) -> list[int]:
+    """Which of 2 x `videos` windows, first ones and then second ones, a generator has learnt to make without one before.
+
+    The first ones, and of the second ones the share whose window before was not shown in training, evenly spread.
+    """
+    return [*range(videos), *(videos + int(i / dropped) for i in range(int(videos * dropped)))]
 
 
 def sample(pipeline: VidTwinPipeline, labels: list[str], seed: int, **options: Any) -> tuple[Tensor, list[Latents]]:
@@ -175,23 +184,28 @@ def table(results: dict[str, Any]) -> str:
     """As Markdown."""
     names = list(results["generators"])
     runs = results["generators"].values()
-    lines = [f"| | real | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    lines = [f"| | real | reconstructed | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
 
-    def row(name: str, real: str, values: list[str]) -> None:
-        lines.append(f"| {name} | {real} | {' | '.join(values)} |")
+    def row(name: str, real: str, values: list[str], rebuilt: str = "-") -> None:
+        lines.append(f"| {name} | {real} | {rebuilt} | {' | '.join(values)} |")
+
+    def spread(one: dict[str, float]) -> str:
+        return f"{one['mean']:.3f} ± {one['std']:.3f}, {one['ks']:.2f}{'' if one['within'] else ' (outside)'}"
+
+    rebuilt = results["reconstructed"]
 
     row("training, minutes", "-", [f"{run['minutes']:.0f}" for run in runs])
     for w in results["setting"]["guidance"]:
         shown = [run["guidance"][f"{w:g}"] for run in runs]
-        row(f"class read, guidance {w:g}", f"{results['real']['class']:.1%}", [f"{one['class']:.1%}" for one in shown])
+        values = [f"{one['class']:.1%}" for one in shown]
+        row(f"class read, guidance {w:g}", f"{results['real']['class']:.1%}", values, f"{rebuilt['class']:.1%}")
     row("another class asked for", "-", [f"{run['wrong_class']['class']:.1%}" for run in runs])
     for steps in ("5", "10", "25"):
         row(f"class read, {steps} steps", "-", [f"{run['few_steps'][steps]['class']:.1%}" for run in runs])
     for trait in TRAITS:
         shown = [run["guidance"]["1"]["traits"][trait] for run in runs]
-        real, halves = shown[0], results["halves"][trait]
-        values = [f"{one['mean']:.3f} ± {one['std']:.3f}, {one['ks']:.2f}{'' if one['within'] else ' (outside)'}" for one in shown]
-        row(f"{trait}: mean ± deviation, KS", f"{real['real_mean']:.3f} ± {real['real_std']:.3f}, {halves['ks']:.2f}", values)
+        real = f"{shown[0]['real_mean']:.3f} ± {shown[0]['real_std']:.3f}, {results['halves'][trait]['ks']:.2f}"
+        row(f"{trait}: mean ± deviation, KS", real, [spread(one) for one in shown], spread(rebuilt["traits"][trait]))
     kept = [run["given_structure"] for run in runs]
     row("R² of Structure, Dynamics sampled", f"{kept[0]['ceiling']:.3f}", [f"{one['sampled']:.3f}" for one in kept])
     row("second window: gap, sides", f"{results['real_going_on']['gap']:.3f}", [f"{run['going_on']['gap']:.3f}" for run in runs])
@@ -206,6 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--per-class", type=int, default=8)
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 5.0])
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--dropped", type=float, default=0.2, help="previous_dropout of the recipes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--picture", type=Path, help="of samples of the last run")
     options = parser.parse_args(arguments)
@@ -217,20 +232,23 @@ def main(arguments: list[str] | None = None) -> int:
     real = [read_sprite(clip) for clip in clips]
     rows = LatentDataset(options.latents, columns=["label"], normalize=False)
     truth = rows.column("label")[:: max(1, len(rows) // MOST_GIVEN)][:MOST_GIVEN]
+    begins = beginnings(len(videos), options.dropped)
+    reference = [real[i] for i in begins]
     results: dict[str, Any] = {
         "setting": setting(options.device, arguments) | {"per_class": options.per_class, "guidance": options.guidance},
         "real": accuracy(real, wanted),
-        "halves": compared(real[::2], real[1::2]),
+        "halves": compared(reference[::2], reference[1::2]),
         "real_going_on": going_on(videos),
         "generators": {},
     }
     model = VidTwinPipeline.from_pretrained(Path(options.runs[0].partition("=")[2]) / "model").autoencoder
     with torch.inference_mode():
         rebuilt = torch.cat([model(part).x_hat for part in clips.split(BATCH)])
-    results["reconstructed"] = accuracy([read_sprite(clip) for clip in rebuilt], wanted)
+    readings = [read_sprite(clip) for clip in rebuilt]
+    results["reconstructed"] = accuracy(readings, wanted) | {"traits": compared([readings[i] for i in begins], reference)}
     print("real", results["real"], "reconstructed", results["reconstructed"], flush=True)
     for name, _, folder in (run.partition("=") for run in options.runs):
-        results["generators"][name] = judge(Path(folder), options, real, rows, truth)
+        results["generators"][name] = judge(Path(folder), options, reference, rows, truth)
         if options.picture is not None:
             picture(VidTwinPipeline.from_pretrained(Path(folder) / "model").to(options.device), options.picture, 2.0)
     write_results("generator-sprites", results)

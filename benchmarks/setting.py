@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def setting(device: str, arguments: list[str] | None) -> dict[str, Any]:
-    """Hardware, versions, date and command, as every results file states them."""
-    given = sys.argv[1:] if arguments is None else arguments
+    """Hardware, versions, date and command, as every results file states them; of absolute paths the names alone."""
+    given = [re.sub(r"(^|=)/\S*/", r"\1", text) for text in (sys.argv[1:] if arguments is None else arguments)]
     return {
         "device": torch.cuda.get_device_name()
         if device.startswith("cuda")

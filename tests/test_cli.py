@@ -206,13 +206,14 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["convert", "tiny", "-o", "out.ckpt", "--dtype", "float16"], 2, "hold float32"),
         (["reconstruct", "CLIP", "-o", "CLIP"], 2, "is the input"),
         (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
-        (["train", "none.yaml"], 1, "no such recipe"),
+        (["train", "none.yaml"], 1, "no such recipe; recipes are YAML files, see recipes/tiny.yaml"),
+        (["train-generator", "none.yaml"], 1, "no such recipe; recipes are YAML files, see recipes/generator-tiny.yaml"),
         (["dance"], 2, "dance"),
     ],
 )
 def test_bad_usage_is_answered_with_the_remedy(run, clip, weights, arguments, code, message):
     arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
-    if arguments[0] not in ("info", "convert", "train", "dance", "decode") and "--weights" not in arguments:
+    if arguments[0] not in ("info", "convert", "train", "train-generator", "dance", "decode") and "--weights" not in arguments:
         arguments += ["--weights", str(weights)]
     found, _, err = run(*arguments)
     assert found == code, err

@@ -91,7 +91,7 @@ def test_little_is_kept_in_memory(out, monkeypatch):
 def test_refusals(out, tmp_path):
     with pytest.raises(ValueError, match="no column 'class' beside the latents; there are video, size"):
         LatentDataset(out, columns=["class"])
-    with pytest.raises(FileNotFoundError, match="is no data set of latents"):
+    with pytest.raises(FileNotFoundError, match="is no data set of latents; make one with vidtwin encode-dataset"):
         LatentDataset(tmp_path)
     (out / "manifest.json").rename(out / "m.json")
     with pytest.raises(FileNotFoundError, match="is not finished; run the same vidtwin encode-dataset again"):

@@ -180,3 +180,15 @@ def test_what_can_be_is_not_refused(tmp_path):
         Encoding().check(path, (1, 1))
     assert is_pattern("a%d.png") and is_pattern("100%%%03d.PNG")
     assert not any(map(is_pattern, ("a%d%d.png", "a%s.png", "100%.png", "%%d.png", "%d.jpg", "%d/a.png")))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])
+def test_fast_keeps_every_frame_at_about_the_same_quality(tmp_path, blobs, codec):
+    frames = blobs(16, 96, 128)
+    errors = []
+    for fast in (False, True):
+        path = tmp_path / f"{fast}.mkv"
+        write(path, frames, Encoding(codec, fast=fast))
+        errors.append(np.square(read_video(path).frames.astype(float) - frames).mean())
+    assert (tmp_path / "True.mkv").read_bytes() != (tmp_path / "False.mkv").read_bytes()
+    assert errors[1] < 1.5 * errors[0] + 1

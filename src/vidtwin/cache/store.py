@@ -239,8 +239,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         begun = (folder / "plan.json").is_file()
-        state = "is not finished; run the same vidtwin encode-dataset again" if begun else "is no data set of latents"
-        raise FileNotFoundError(f"{folder}: {state}")
+        raise FileNotFoundError(
+            f"{folder}: is not finished; run the same vidtwin encode-dataset again"
+            if begun
+            else f"{folder}: is no data set of latents; make one with vidtwin encode-dataset VIDEOS -o {folder}"
+        )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
         if any(".." in Path(file["file"]).parts or Path(file["file"]).is_absolute() for file in manifest["files"]):

@@ -80,6 +80,7 @@ class RunRecipe:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
 
+    EXAMPLE: ClassVar[str] = "recipes/tiny.yaml"
     # What may differ when a run is resumed: where things are, how the run is carried out, when it ends. Not what a step does.
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
         {
@@ -210,7 +211,7 @@ def read_recipe(path: str | Path, kind: type[R] = Recipe, **overrides: Any) -> R
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe; recipes are YAML files, see recipes/tiny.yaml")
+        raise FileNotFoundError(f"{path}: no such recipe; recipes are YAML files, see {kind.EXAMPLE}")
     try:
         values = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
