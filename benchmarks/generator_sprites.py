@@ -31,6 +31,7 @@ from vidtwin import LatentDataset, Latents, VidTwin
 from vidtwin.evaluation.moving_sprites import CLASSES, WINDOW, Reading, read_sprite
 from vidtwin.files import atomic_output
 from vidtwin.generation.pipeline import VidTwinPipeline
+from vidtwin.model.latents import NAMES
 from vidtwin.video import read_video
 from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
 
@@ -112,7 +113,7 @@ def given_structure(
     """Swap consistency: R^2 of z_S, encoded from the decode of a real Structure with a Dynamics that was sampled for it."""
     stride = max(1, len(rows) // MOST_GIVEN)
     batch = [rows[i * stride] for i in range(len(labels))]
-    real = Latents(*(torch.stack([row[name] for row in batch]) for name in ("structure", "dynamics_x", "dynamics_y")))
+    real = Latents(*(torch.stack([row[name] for row in batch]) for name in NAMES))
     model = pipeline.autoencoder
     ceiling = r2(structures(model, pipeline.decode(real)), real.structure)
     made, _ = sample(pipeline, labels, seed, structure=real, guidance_scale=guidance)

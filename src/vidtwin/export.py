@@ -25,7 +25,7 @@ from vidtwin.checkpoint import CONFIG_FILE
 from vidtwin.evaluation.metrics import clip_psnr
 from vidtwin.files import check_writable, in_line, make_readable
 from vidtwin.inference.engine import placement
-from vidtwin.inference.latent_stream import NAMES, Identity
+from vidtwin.inference.latent_stream import Identity
 from vidtwin.inference.onnx_model import (
     CLIP,
     DECODER_FILE,
@@ -39,7 +39,7 @@ from vidtwin.inference.onnx_model import (
     OnnxModel,
     is_exported,
 )
-from vidtwin.model.latents import LOGVAR_RANGE, Latents
+from vidtwin.model.latents import LOGVAR_RANGE, NAMES, Latents
 from vidtwin.model.vidtwin import VidTwin
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -17,8 +17,7 @@ from vidtwin.cache.plan import Plan
 from vidtwin.cache.rows import latents_in, needs_pyarrow
 from vidtwin.cache.statistics import Statistics
 from vidtwin.cache.store import read_manifest
-from vidtwin.inference.latent_stream import NAMES
-from vidtwin.model.latents import Latents, NormalizedLatents
+from vidtwin.model.latents import NAMES, Latents, NormalizedLatents
 
 GROUPS_KEPT = 8  # row groups that random access keeps in memory
 

@@ -15,9 +15,8 @@ import torch
 
 from vidtwin.cache.items import Columns, Content, Item
 from vidtwin.cache.plan import Plan
-from vidtwin.inference.latent_stream import NAMES
 from vidtwin.model.config import VidTwinConfig
-from vidtwin.model.latents import Latents
+from vidtwin.model.latents import NAMES, Latents
 from vidtwin.video.clips import Geometry
 
 LEVELS = 127  # of int8, to each side

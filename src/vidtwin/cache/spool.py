@@ -13,7 +13,7 @@ from vidtwin.cache.plan import Plan
 from vidtwin.cache.rows import columns_of, needs_pyarrow, unpack
 from vidtwin.cache.statistics import Statistics
 from vidtwin.files import atomic_output, write_json
-from vidtwin.inference.latent_stream import NAMES
+from vidtwin.model.latents import NAMES
 
 METADATA = b"vidtwin"
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidtwin.inference.latent_stream import NAMES
+from vidtwin.model.latents import NAMES
 from vidtwin.model.normalizer import Normalizer
 
 SMALLEST_STD = 1e-6

@@ -20,13 +20,12 @@ from vidtwin.generation.config import DiTConfig
 from vidtwin.generation.diffusion import Process, sample
 from vidtwin.generation.dit import DiT
 from vidtwin.generation.tokens import Volumes, to_latents, to_volumes
-from vidtwin.model.latents import Latents
+from vidtwin.model.latents import NAMES, Latents
 from vidtwin.model.normalizer import Normalizer
 from vidtwin.model.vidtwin import VidTwin
 
 FORMAT = 1
 FACTS_FILE, TENSORS_FILE, AUTOENCODER = "generator.json", "generator.safetensors", "autoencoder"
-NAMES = ("structure", "dynamics_x", "dynamics_y")
 Labels = int | str | Sequence[int | str] | None
 
 

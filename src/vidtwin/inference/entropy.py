@@ -19,9 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vidtwin.inference.latent_stream import NAMES
 from vidtwin.model.config import VidTwinConfig
-from vidtwin.model.latents import Latents, Posterior
+from vidtwin.model.latents import NAMES, Latents, Posterior
 
 CODER = "ans, gaussian bins 1"  # changes with whatever changes the bytes
 CENTRES = 8  # on the grid of centres, a step

@@ -16,7 +16,7 @@ from torch import Tensor
 from vidtwin.checkpoint import weights_hash
 from vidtwin.files import in_line
 from vidtwin.model.config import VidTwinConfig
-from vidtwin.model.latents import Latents
+from vidtwin.model.latents import NAMES, Latents
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.video.orientation import Orientation
 from vidtwin.video.tiles import Fit, Tiling, fit_from_dict
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vidtwin.inference.onnx_model import OnnxModel
 
 VERSION = 2  # of the header
-NAMES = ("structure", "dynamics_x", "dynamics_y")
 
 
 @dataclass(frozen=True)

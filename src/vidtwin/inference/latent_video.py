@@ -25,8 +25,8 @@ from vidtwin.files import check_writable, in_line
 from vidtwin.inference import compressed, entropy, records
 from vidtwin.inference.compressed import Compressed, CompressedSize
 from vidtwin.inference.entropy import Prior
-from vidtwin.inference.latent_stream import NAMES, Header, LatentStream, Window, first_window, latent_names
-from vidtwin.model.latents import Latents
+from vidtwin.inference.latent_stream import Header, LatentStream, Window, first_window, latent_names
+from vidtwin.model.latents import NAMES, Latents
 
 SUFFIX, KEY = ".vidtwin", "vidtwin"
 ANOTHER = "encode the video again"

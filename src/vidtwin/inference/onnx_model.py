@@ -14,9 +14,9 @@ from torch import Tensor
 
 from vidtwin.checkpoint import CONFIG_FILE
 from vidtwin.files import in_line
-from vidtwin.inference.latent_stream import NAMES, Identity
+from vidtwin.inference.latent_stream import Identity
 from vidtwin.model.config import VidTwinConfig
-from vidtwin.model.latents import Latents, Posterior
+from vidtwin.model.latents import NAMES, Latents, Posterior
 from vidtwin.model.vidtwin import Part
 
 if TYPE_CHECKING:

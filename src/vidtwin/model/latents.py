@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NAMES = ("structure", "dynamics_x", "dynamics_y")  # of the tensors, wherever they are stored
 LOGVAR_RANGE = (-30.0, 20.0)  # as released
 
 
@@ -68,8 +69,7 @@ class Latents:
         return Latents(*(torch.lerp(a, b, weight) for a, b in zip(self.tensors, other.tensors, strict=True)))
 
     def __repr__(self) -> str:
-        names = ("structure", "dynamics_x", "dynamics_y")
-        return f"Latents({', '.join(f'{n}={s}' for n, s in zip(names, self.shapes, strict=True))})"
+        return f"Latents({', '.join(f'{n}={s}' for n, s in zip(NAMES, self.shapes, strict=True))})"
 
     @staticmethod
     def cat(parts: "list[Latents]") -> "Latents":
@@ -141,11 +141,10 @@ class Posterior:
 
     def kl_parts(self) -> dict[str, Tensor]:
         """KL(q || N(0, 1)) in nats of each latent, summed over its values: (B,) each."""
-        names = ("structure", "dynamics_x", "dynamics_y")
         pairs = zip(self.mean.tensors, self.logvar.tensors, strict=True)
         return {
             name: 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
-            for name, (mean, logvar) in zip(names, pairs, strict=True)
+            for name, (mean, logvar) in zip(NAMES, pairs, strict=True)
         }
 
     def kl_bits(self) -> dict[str, Tensor]:

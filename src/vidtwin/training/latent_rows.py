@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from vidtwin.cache.dataset import LatentDataset
 from vidtwin.generation.config import DiTConfig
 from vidtwin.generation.tokens import Volumes, to_volumes
-from vidtwin.model.latents import NormalizedLatents
+from vidtwin.model.latents import NAMES, NormalizedLatents
 from vidtwin.training.generator_recipe import GeneratorRecipe
 from vidtwin.training.schedule import noise_generator
 
@@ -157,7 +157,7 @@ class TrainingRows(Dataset[Examples]):
         return Examples(clean, noise, torch.tensor([levels]).float(), torch.tensor([label]), previous, torch.tensor([before >= 0]))
 
     def _volumes(self, row: dict[str, Any]) -> Volumes:
-        tensors = [row[name][None] for name in ("structure", "dynamics_x", "dynamics_y")]
+        tensors = [row[name][None] for name in NAMES]
         return to_volumes(NormalizedLatents(*tensors))
 
     def _levels(self, draw: torch.Generator, chance: float) -> tuple[float, float]:
