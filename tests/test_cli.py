@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import seeded_model
@@ -120,6 +121,14 @@ def test_convert_both_ways_and_info(run, weights, clip):
     assert f"{sum(p.numel() for p in model.parameters()):,}" in out
     run("encode", clip, "-o", "a.vidtwin", "--weights", weights, "--frames", "0:20", "--policy", "pad")
     assert "20 at 25 per second" in run("info", "a.vidtwin")[1]
+
+
+def test_convert_says_what_a_folder_does_not_hold(run, weights):
+    model = seeded_model()
+    model.set_aside = {"loss.logvar": torch.zeros(())}
+    export_released(model, "ms.ckpt")
+    code, _, err = run("convert", "ms.ckpt", "-o", "ours", "--config", weights / "config.json")
+    assert (code, err) == (0, "vidtwin: note: 1 weights of losses (loss.*) left out; a folder holds the model alone\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,5 +1,6 @@
 """Commands on weights: info, convert, export, benchmark."""
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,8 @@ def convert_command(
             raise UsageError(f"{out}: is a file; name a folder, or a .ckpt or .safetensors file")
         model = load_weights(input, config)
         model.save_pretrained(out, dtype=getattr(torch, dtype))
+        if lost := sum(name.startswith("loss.") for name in model.set_aside):
+            print(f"vidtwin: note: {lost} weights of losses (loss.*) left out; a folder holds the model alone", file=sys.stderr)
     print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
