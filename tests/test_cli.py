@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import seeded_model
-from vidtwin import LatentDataset, export_released
+from vidtwin import LatentDataset, __version__, export_released
 from vidtwin.cli import COMMANDS, main
 from vidtwin.cli.videos import parse_position
 from vidtwin.inference.latent_video import LatentVideo
@@ -303,7 +303,7 @@ def test_decoding_weights_with_nan_is_an_error_and_not_a_black_video(run, clip, 
 
 def test_the_module_runs_and_interrupting_is_not_a_traceback(tmp_path):
     done = subprocess.run([sys.executable, "-m", "vidtwin", "--version"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "vidtwin 0.1.0\n")
+    assert (done.returncode, done.stdout) == (0, f"vidtwin {__version__}\n")
 
 
 def test_a_bright_square_file_round_trip(run, weights, tmp_path):

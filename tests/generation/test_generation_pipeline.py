@@ -117,6 +117,14 @@ def test_a_folder_gives_back_the_same_pipeline(pipeline, tmp_path):
     assert (tmp_path / "p" / "autoencoder" / "model.safetensors").stat().st_mtime_ns == autoencoder
 
 
+def test_weights_can_be_stored_in_half_the_bytes(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    again = VidTwinPipeline.from_pretrained(tmp_path / "half")
+    for a, b in ((pipeline.denoiser, again.denoiser), (pipeline.autoencoder, again.autoencoder)):
+        assert all(torch.equal(x.half().float(), y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert all(map(torch.equal, again.normalizer.mean, pipeline.normalizer.mean))
+
+
 def test_damaged_folders_are_refused_in_one_line(pipeline, tmp_path):
     folder = tmp_path / "p"
     with pytest.raises(FileNotFoundError, match=r"generator.json: missing; give the folder `model` of a run"):

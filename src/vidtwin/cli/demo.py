@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import sys
-from pathlib import Path
 
 from vidtwin.cli.options import SAMPLE, TINY, Model, UsageError
 
@@ -11,7 +10,7 @@ AUTH = "VIDTWIN_DEMO_AUTH"
 
 
 def demo_command(
-    generator: Path | None = None,
+    generator: str | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     auth: str | None = None,
@@ -23,7 +22,8 @@ def demo_command(
     """Open a web page on this machine: drop a video, and see what each latent holds; swap and mix two videos; generate.
 
     Args:
-        generator: the folder `model` of a run of `vidtwin train-generator`, to generate with on the page.
+        generator: a shipped name (sprites), or the folder `model` of a run of `vidtwin train-generator`, to generate with on the
+            page.
         host: address to serve on. Any but 127.0.0.1 lets others in, and needs --auth.
         port: to serve on.
         auth: USER:PASSWORD that visitors must give; or in the environment, as VIDTWIN_DEMO_AUTH, where others cannot see it.

@@ -85,7 +85,7 @@ def train_generator_command(
 
 
 def generate_command(
-    generator: Positional[Path],
+    generator: Positional[str],
     out: Output,
     classes: tuple[str, ...] = (),
     per_class: int = 1,
@@ -104,7 +104,7 @@ def generate_command(
     A video is a function of the seed, its class and its number, but for rounding. The same command goes on where a stopped one was.
 
     Args:
-        generator: the folder `model` of a run of `vidtwin train-generator`.
+        generator: a shipped name (sprites), or the folder `model` of a run of `vidtwin train-generator`.
         out: the folder to write: CLASS-0000.mp4, ...
         classes: names of classes; default all of the generator's.
         per_class: videos of each.

@@ -1,7 +1,7 @@
 """A trained generator with its autoencoder: classes and noise -> latents -> video.
 
-A folder `save_pretrained` writes holds `generator.json` (process, denoiser, classes, frame rate), `generator.safetensors` (weights
-of the denoiser, statistics of the latents) and `autoencoder/`, a checkpoint as `VidTwin.from_pretrained` reads it.
+A folder that `save_pretrained` writes holds `generator.json` (process, denoiser, classes, frame rate), `generator.safetensors`
+(weights of the denoiser, statistics of the latents) and `autoencoder/`, a checkpoint as `VidTwin.from_pretrained` reads it.
 """
 
 import json
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtwin.checkpoint import Uninitialized, own_float32, read_tensors, refuse_differences, weights_hash
+from vidtwin.checkpoint import SHIPPED, Uninitialized, own_float32, read_tensors, refuse_differences, weights_hash
 from vidtwin.files import in_line, tensor_output, write_json
 from vidtwin.generation.config import DiTConfig
 from vidtwin.generation.diffusion import Process, sample
@@ -197,20 +197,20 @@ class VidTwinPipeline:
             structure, dynamics = (torch.cat(parts) for parts in zip(*(draw(1, one) for one in generator), strict=True))
         return structure, dynamics
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder.
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write the folder; `dtype` is that of the stored weights, of both networks (loading gives float32 again).
 
         Raises:
-            ValueError: weights that are not finite. OSError: the folder cannot be written, or the disk is full.
+            ValueError: weights that are not finite in `dtype`. OSError: the folder cannot be written, or the disk is full.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not _holds(folder / AUTOENCODER, self.autoencoder):
-            self.autoencoder.save_pretrained(folder / AUTOENCODER)
-        tensors = {f"denoiser.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
+            self.autoencoder.save_pretrained(folder / AUTOENCODER, dtype=dtype)
+        tensors = {f"denoiser.{name}": tensor.to(dtype) for name, tensor in self.denoiser.state_dict().items()}
         for kind, values in (("mean", self.normalizer.mean), ("std", self.normalizer.std)):
-            tensors |= {f"{kind}.{name}": tensor for name, tensor in zip(NAMES, values, strict=True)}
-        own = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+            tensors |= {f"{kind}.{name}": tensor.float() for name, tensor in zip(NAMES, values, strict=True)}
+        own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         if broken := next((name for name, tensor in own.items() if not torch.isfinite(tensor).all()), None):
             raise ValueError(f"{folder}: {broken} has NaN or infinite values; not saved")
         facts: dict[str, Any] = {"format": FORMAT, "process": asdict(self.process), "denoiser": self.denoiser.config.to_dict()}
@@ -221,12 +221,12 @@ class VidTwinPipeline:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "VidTwinPipeline":
-        """What `save_pretrained` wrote, in float32 on the CPU.
+        """A shipped generator by its name, or what `save_pretrained` wrote, in float32 on the CPU.
 
         Raises:
             FileNotFoundError: no such folder, or a file of it is missing. ValueError: a damaged one, or of another format.
         """
-        folder = Path(folder)
+        folder = SHIPPED / folder if folder in shipped_generators() else Path(folder)
         path = folder / FACTS_FILE
         try:
             facts = json.loads(path.read_text())
@@ -235,7 +235,10 @@ class VidTwinPipeline:
             config, process = DiTConfig.from_dict(facts["denoiser"]), Process(**facts["process"])
             classes, fps = [str(name) for name in facts["classes"]], float(facts["fps"])
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: missing; give the folder `model` of a run of vidtwin train-generator") from None
+            raise FileNotFoundError(
+                f"{path}: missing; give the folder `model` of a run of vidtwin train-generator, or a shipped name: "
+                f"{', '.join(shipped_generators())}"
+            ) from None
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: not the description of a generator ({in_line(error)})") from error
         tensors = own_float32(read_tensors(folder / TENSORS_FILE))
@@ -252,6 +255,11 @@ class VidTwinPipeline:
         autoencoder = VidTwin.from_pretrained(folder / AUTOENCODER)
         normalizer = Normalizer((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
         return cls(autoencoder, denoiser, process, normalizer, classes, fps)
+
+
+def shipped_generators() -> list[str]:
+    """Names that `VidTwinPipeline.from_pretrained` finds in the package itself."""
+    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / FACTS_FILE).is_file())
 
 
 def _holds(folder: Path, model: VidTwin) -> bool:
