@@ -16,5 +16,6 @@ cd "$elsewhere"
 "$elsewhere/venv/bin/pip" check
 "$elsewhere/venv/bin/vidtwin" --version
 "$elsewhere/venv/bin/vidtwin" reconstruct --out "$elsewhere/out.mp4"
+"$elsewhere/venv/bin/python" -c 'from vidtwin import VidTwinPipeline; VidTwinPipeline.from_pretrained("sprites")'
 tar -tzf "$repository"/build/dist/*.tar.gz > listing
 grep -q weights/tiny/model.safetensors listing
