@@ -203,10 +203,12 @@ def table(results: dict[str, Any]) -> str:
     row("another class asked for", "-", [f"{run['wrong_class']['class']:.1%}" for run in runs])
     for steps in ("5", "10", "25"):
         row(f"class read, {steps} steps", "-", [f"{run['few_steps'][steps]['class']:.1%}" for run in runs])
-    for trait in TRAITS:
-        shown = [run["guidance"]["1"]["traits"][trait] for run in runs]
-        real = f"{shown[0]['real_mean']:.3f} ± {shown[0]['real_std']:.3f}, {results['halves'][trait]['ks']:.2f}"
-        row(f"{trait}: mean ± deviation, KS", real, [spread(one) for one in shown], spread(rebuilt["traits"][trait]))
+    for w in results["setting"]["guidance"][:2]:
+        for trait in TRAITS:
+            shown = [run["guidance"][f"{w:g}"]["traits"][trait] for run in runs]
+            real = f"{shown[0]['real_mean']:.3f} ± {shown[0]['real_std']:.3f}, {results['halves'][trait]['ks']:.2f}"
+            values = [spread(one) for one in shown]
+            row(f"{trait}, guidance {w:g}: mean ± deviation, KS", real, values, spread(rebuilt["traits"][trait]))
     kept = [run["given_structure"] for run in runs]
     row("R² of Structure, Dynamics sampled", f"{kept[0]['ceiling']:.3f}", [f"{one['sampled']:.3f}" for one in kept])
     row("second window: gap, sides", f"{results['real_going_on']['gap']:.3f}", [f"{run['going_on']['gap']:.3f}" for run in runs])
@@ -223,6 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--dropped", type=float, default=0.2, help="previous_dropout of the recipes")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--add", action="store_true", help="keep what the results file says of other runs")
     parser.add_argument("--picture", type=Path, help="of samples of the last run")
     options = parser.parse_args(arguments)
     with options.videos.open() as file:
@@ -240,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
         "real": accuracy(real, wanted),
         "halves": compared(reference[::2], reference[1::2]),
         "real_going_on": going_on(videos),
-        "generators": {},
+        "generators": json.loads((RESULTS / "generator-sprites.json").read_text())["generators"] if options.add else {},
     }
     model = VidTwinPipeline.from_pretrained(Path(options.runs[0].partition("=")[2]) / "model").autoencoder
     with torch.inference_mode():
