@@ -12,6 +12,7 @@ import math
 import sys
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="+", help="default: all of the folder")
     options = parser.parse_args(arguments)
     cases = options.cases or sorted(path.stem for path in options.folder.glob("*.safetensors"))
-    rows = [
-        result for case in cases for dtype in options.dtype for result in agreement(case, getattr(torch, dtype), options.folder)
-    ]
-    print(f"{'case':12}{'dtype':9}{'tensor':24}{'relative L2':>12}{'max / max':>12}  within")
-    for r in rows:
-        print(f"{r.case:12}{r.dtype:9}{r.name:24}{r.relative_l2:12.1e}{r.largest:12.1e}  {'yes' if r.within else 'NO'}")
+    rows: list[Agreement] = []
+    print(f"{'case':12}{'dtype':9}{'tensor':24}{'relative L2':>12}{'max / max':>12}  within", flush=True)
+    for case, dtype in product(cases, options.dtype):
+        for r in agreement(case, getattr(torch, dtype), options.folder):
+            rows.append(r)
+            within = "yes" if r.within else "NO"
+            print(f"{r.case:12}{r.dtype:9}{r.name:24}{r.relative_l2:12.1e}{r.largest:12.1e}  {within}", flush=True)
     print(f"{sum(r.within for r in rows)} of {len(rows)} within bounds")
     return 0 if all(r.within for r in rows) else 1
 

@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("video", type=Path, nargs="?", default=SAMPLE)
     parser.add_argument("-o", "--out", type=Path, required=True, help="the cache to write (.npz)")
     options = parser.parse_args()
+    if options.out.suffix != ".npz":
+        parser.error(f"-o {options.out}: name a file that ends in .npz")
 
     episode = torch.from_numpy(read_video(options.video).frames).permute(0, 3, 1, 2)  # uint8 (T, 3, H, W)
     windows = {"window": 16, "stride": 10}

@@ -3,4 +3,6 @@
 EXTRAS=[dev]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$repository"
-exec "$venv/bin/sphinx-build" -W --keep-going -q docs "${1:-build/docs}"
+out=${1:-build/docs}
+echo "docs: building $out/index.html (a minute: every command's help is asked for)"
+exec "$venv/bin/sphinx-build" -W --keep-going -q docs "$out"

@@ -113,6 +113,7 @@ def test_convert_both_ways_and_info(run, weights, clip):
         ("ms.ckpt", "released (Microsoft)"),
         ("ms.safetensors", "released (Microsoft)"),
         (clip, "50 at 25 per second"),
+        ("sprites", "flow, shift 5"),
     ):
         code, out, _ = run("info", file)
         assert code == 0
@@ -121,6 +122,7 @@ def test_convert_both_ways_and_info(run, weights, clip):
     assert f"{sum(p.numel() for p in model.parameters()):,}" in out
     run("encode", clip, "-o", "a.vidtwin", "--weights", weights, "--frames", "0:20", "--policy", "pad")
     assert "20 at 25 per second" in run("info", "a.vidtwin")[1]
+    assert "is a file of latents; `vidtwin decode` makes a video of it" in run("reconstruct", "a.vidtwin", "-o", "a.mp4")[2]
 
 
 def test_convert_says_what_a_folder_does_not_hold(run, weights):

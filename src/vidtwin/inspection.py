@@ -6,8 +6,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
+from vidtwin.cache.plan import Plan
+from vidtwin.cache.store import read_manifest
+from vidtwin.checkpoint import CONFIG_FILE, SHIPPED, WEIGHTS_FILE, find_folder, read_config, shipped_names
 from vidtwin.files import in_line
+from vidtwin.generation.pipeline import FACTS_FILE, VidTwinPipeline, shipped_generators
 from vidtwin.inference.latent_video import KEY, LatentVideo
 from vidtwin.inference.onnx_model import Exported, is_exported
 from vidtwin.loading import is_folder_weights
@@ -20,7 +23,8 @@ Layout = Mapping[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 
 
 def describe(name: str | Path) -> dict[str, str]:
-    """Facts about weights (ours, Microsoft's layout, or exported to ONNX), a latent file or a video, as text; no model is built.
+    """Facts about weights (ours, Microsoft's layout, or exported to ONNX), a generator, a latent file, a data set of latents or a
+    video, as text.
 
     Raises:
         FileNotFoundError: no such file or name. ValueError: none of these.
@@ -28,10 +32,16 @@ def describe(name: str | Path) -> dict[str, str]:
     path = Path(name)
     if is_exported(path):
         return _describe_exported(path)
+    if str(name) in shipped_generators() or (path / FACTS_FILE).is_file():
+        return _describe_generator(SHIPPED / name if str(name) in shipped_generators() else path)
+    if (path / "manifest.json").is_file():
+        return _describe_dataset(path)
     if str(name) in shipped_names() or path.is_dir():
         return _describe_folder(find_folder(name))
     if not path.exists():
-        raise FileNotFoundError(f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names())}")
+        raise FileNotFoundError(
+            f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names() + shipped_generators())}"
+        )
     if path.suffix == ".vidtwin":
         return _describe_latents(path)
     if path.suffix == ".safetensors":
@@ -75,6 +85,34 @@ def _describe_exported(folder: Path) -> dict[str, str]:
         "from torch": f"{unit}: encoder {exported.encoder:.3g}, decoder {exported.decoder:.3g}",
         **_shape_facts(exported.config),
         "config": _fields(exported.config),
+    }
+
+
+def _describe_generator(folder: Path) -> dict[str, str]:
+    pipeline = VidTwinPipeline.from_pretrained(folder)
+    config, process, names = pipeline.denoiser.config, pipeline.process, pipeline.classes
+    return {
+        "file": str(folder),
+        "layout": "generator",
+        "classes": f"{len(names)}: {in_line(', '.join(names), 100)}" if names else "none, it is unconditional",
+        "process": process.method + (f", shift {process.shift:g}" if process.method == "flow" else ""),
+        "parameters": f"{sum(p.numel() for p in pipeline.denoiser.parameters()):,}, {config.depth} blocks of {config.hidden}",
+        "videos": f"{pipeline.fps:g} frames per second" + (", also longer than a window" if config.previous else ""),
+        **_shape_facts(pipeline.autoencoder.config),
+    }
+
+
+def _describe_dataset(folder: Path) -> dict[str, str]:
+    manifest = read_manifest(folder)
+    plan = Plan.from_dict(manifest["plan"])
+    return {
+        "file": str(folder),
+        "layout": f"data set of latents, {len(manifest['files'])} files",
+        "rows": f"{manifest['rows']:,} of {manifest['items']:,} videos, {manifest['failures']} that failed",
+        "columns": ", ".join(manifest["columns"]) or "none of the source's",
+        "weights": str(plan.weights),
+        "stored": plan.stored + (" with log-variances" if plan.logvar else ""),
+        **_shape_facts(plan.config),
     }
 
 

@@ -6,7 +6,6 @@ that its forward never reads and four position tables that follow from the confi
 """
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -148,7 +147,12 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     shapes |= {name: expected[name] for name in TABLES if name not in shapes}
     if shapes != expected:
-        refuse_differences(expected, shapes, str(path), "try " + _fitting_preset(shapes))
+        if fitting := next((name for name, other in PRESETS.items() if released_shapes(other) == shapes), None):
+            raise ValueError(
+                f"{path}: holds the preset {fitting!r}; give config={fitting!r}, or --config {fitting} on the command line"
+            )
+        remedy = "try a VidTwinConfig of the sizes in the file (`vidtwin info` prints them)"
+        refuse_differences(expected, shapes, str(path), remedy)
     tables = position_tables(config)
     for name, table in tables.items():
         found.setdefault(name, table)
@@ -200,10 +204,3 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a .ckpt or .safetensors file")
     return read_state_dict(path, "give a checkpoint of the released VidTwin")
-
-
-def _fitting_preset(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    for name, config in PRESETS.items():
-        if released_shapes(config) == dict(shapes):
-            return f"config={name!r}, whose tensors these are"
-    return "a VidTwinConfig of the sizes in the file (`vidtwin info` prints them)"

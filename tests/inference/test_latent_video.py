@@ -215,7 +215,7 @@ def test_a_range_reads_only_the_windows_that_it_needs(tmp_path, start, stop, exp
     assert found[-1].last and found[-1].ticks[-1] == ticks_of(50)[min(stop or 50, 50) - 1]
     assert stream.frames == min(stop or 50, 50) - start
     for wrong in ((50, None), (-1, 3), (4, 4)):
-        with pytest.raises(ValueError, match="x.vidtwin: has 50 frames; give 0 <= start < end"):
+        with pytest.raises(ValueError, match="x.vidtwin: has 50 frames .1.67 seconds.; give 0 <= start < end"):
             video.stream(*wrong)
 
 

@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_written_leaves_the_one_before(recipe, tmp_path, 
 )
 def test_what_a_step_does_cannot_change_in_a_run(recipe, tmp_path, changes, message):
     checkpoints.save(tmp_path, recipe, 2, 0.0, 0, {})
-    with pytest.raises(ValueError, match=f"another recipe .*{message}") as caught:
+    with pytest.raises(ValueError, match=f"another recipe; choose another --out.*{message}") as caught:
         checkpoints.latest(tmp_path, replace(recipe, **changes))
     assert "\n" not in str(caught.value)
 

@@ -86,7 +86,10 @@ class Store:
         if difference := self.plan.difference(there):
             raise ValueError(f"{self.folder}: was made with {difference}; use the same options, or another folder")
         if columns != mine["columns"]:
-            raise ValueError(f"{self.folder}: has the columns {columns} of its source, not {mine['columns']}; use another folder")
+            before, now = (", ".join(name for name, _ in some) or "no columns" for some in (columns, mine["columns"]))
+            raise ValueError(
+                f"{self.folder}: was made with {before} of the source, now {now}; use the same options, or another folder"
+            )
 
     def parts(self) -> dict[Path, list[Entry]]:
         """The parts in order, each with its items. Raises ValueError for a part that is damaged."""

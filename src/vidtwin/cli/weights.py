@@ -18,10 +18,11 @@ from vidtwin.released import RELEASED_SUFFIXES
 
 
 def info_command(file: Positional[str]) -> None:
-    """Say what a checkpoint, latent file or video is, without loading a model.
+    """Say what a checkpoint, generator, latent file, data set of latents or video is.
 
     Args:
-        file: a shipped name, a checkpoint folder, an exported model, a file in Microsoft's layout, a latent file or a video.
+        file: a shipped name, a checkpoint folder, an exported model, a file in Microsoft's layout, the folder of a generator or of
+            a data set of latents, a latent file or a video.
     """
     for name, value in describe(file).items():
         print(f"{name:14}{value}")

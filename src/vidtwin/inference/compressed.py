@@ -191,6 +191,7 @@ class Compressed:
     def latents(self, index: int) -> Latents:
         """Of a window. Raises ValueError for a damaged record, with the file's name."""
         record = self._records[index]
+        needs_constriction()
         with self.path.open("rb") as file:
             file.seek(record.start)
             data = file.read(record.structure + record.dynamics)

@@ -117,7 +117,8 @@ class LatentVideo:
         """The windows that frames start..stop-1 decode from; the first begins at or before `start`, the last ends at `stop`."""
         stop = self.frames if stop is None else min(stop, self.frames)
         if not 0 <= start < stop:
-            raise ValueError(f"{self.path}: has {self.frames} frames; give 0 <= start < end, start within them")
+            seconds = f"{self.frames / float(self.header.fps):.2f} seconds"
+            raise ValueError(f"{self.path}: has {self.frames} frames ({seconds}); give 0 <= start < end, start within them")
         stride = self.header.stride
         last = min((stop - 1) // stride, self.window_count - 1)  # the last one that frame stop - 1 is in
         windows = (self.window(index) for index in range(first_window(start, self.header), last))

@@ -190,11 +190,15 @@ def gradients(
 def untrained(recipe: Recipe, clips: TrainingClips) -> VidTwin:
     """The model before the first step: from `init_from`, or from scratch by torch's generator."""
     if recipe.init_from is not None:
-        return trained_weights(recipe.init_from, recipe.config)
+        try:
+            return trained_weights(recipe.init_from, recipe.config)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"init_from of the recipe, where training starts from: {error}; train these first") from error
     model = VidTwin(recipe.config)
     if recipe.initialization == "principal":
         start_scaled(model)
-        drawn = torch.stack([clips[index].clip[:, ::4] for index in range(recipe.init_clips)])  # every fourth frame
+        with tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=None) as shown:
+            drawn = torch.stack([clips[index].clip[:, ::4] for index in shown])  # every fourth frame
         start_on_principal_patches(model, drawn.float() / 127.5 - 1)
     start_low_variance(model, recipe.initial_logvar)
     return model

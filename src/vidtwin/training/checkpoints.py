@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vidtwin.checkpoint import read_pickle
+from vidtwin.checkpoint import read_pickle, shorten
 from vidtwin.files import tensor_output
 from vidtwin.training.recipe import RunRecipe
 
@@ -85,10 +85,8 @@ def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
     before, now = content["recipe"], recipe.to_dict()
     changed = [key for key in now if key not in recipe.RESUMABLE and before.get(key) != now[key]]
     if changed:
-        raise ValueError(
-            f"{out}: holds a run with another recipe ({', '.join(f'{k}: {before.get(k)!r}, now {now[k]!r}' for k in changed)}); "
-            "choose another --out or restore the recipe"
-        )
+        shown = shorten([f"{k}: {before.get(k)!r}, now {now[k]!r}" for k in changed], 3)
+        raise ValueError(f"{out}: holds a run with another recipe; choose another --out, or restore the recipe ({shown})")
     if content["step"] > recipe.steps:
         raise ValueError(
             f"{out}: holds a run of {content['step']} steps, more than steps={recipe.steps}; raise steps or choose another --out"

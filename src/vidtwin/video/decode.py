@@ -130,6 +130,8 @@ def _explain_unreadable(path: VideoFile, error: int | None) -> str:
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return "is cut off, its index (moov) is missing; get the file again"
+    if file_holding(path).suffix == ".vidtwin":
+        return "is a file of latents; `vidtwin decode` makes a video of it"
     return "is not a video file, or is damaged from its start; choose a video file or get it again"
 
 
