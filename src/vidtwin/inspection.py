@@ -105,11 +105,16 @@ def _describe_generator(folder: Path) -> dict[str, str]:
 def _describe_dataset(folder: Path) -> dict[str, str]:
     manifest = read_manifest(folder)
     plan = Plan.from_dict(manifest["plan"])
+    try:
+        rows, items, failures = (int(manifest[name]) for name in ("rows", "items", "failures"))
+        columns = in_line(", ".join(manifest["columns"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'manifest.json'}: damaged ({in_line(error)}); run vidtwin encode-dataset again") from error
     return {
         "file": str(folder),
         "layout": f"data set of latents, {len(manifest['files'])} files",
-        "rows": f"{manifest['rows']:,} of {manifest['items']:,} videos, {manifest['failures']} that failed",
-        "columns": ", ".join(manifest["columns"]) or "none of the source's",
+        "rows": f"{rows:,} of {items:,} videos, {failures} that failed",
+        "columns": columns or "none of the source's",
         "weights": str(plan.weights),
         "stored": plan.stored + (" with log-variances" if plan.logvar else ""),
         **_shape_facts(plan.config),

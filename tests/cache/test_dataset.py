@@ -1,5 +1,7 @@
 """Reading back: in PyTorch, normalised, by rank and worker; and in pandas, DuckDB and datasets."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from vidtwin import Latents
 from vidtwin.cache import dataset as reading
 from vidtwin.cache.dataset import IterableLatents, LatentDataset
 from vidtwin.cache.rows import latents_in
+from vidtwin.inspection import describe
 from vidtwin.model.latents import NormalizedLatents
 
 
@@ -86,6 +89,16 @@ def test_little_is_kept_in_memory(out, monkeypatch):
     for index in np.random.default_rng(0).permutation(len(rows)):
         rows[int(index)]
     assert len(rows._kept) <= 2 and len(rows.groups) > 2
+
+
+def test_info_says_what_it_is(out, model):
+    facts = describe(out)
+    assert facts["latent values"] == str(model.config.latent_values)
+    assert facts["rows"].startswith(f"{len(LatentDataset(out))} of ")
+    text = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(re.sub(r'"rows": \d+,\n  "items"', '"rows": "many",\n  "items"', text))
+    with pytest.raises(ValueError, match="manifest.json: damaged .*; run vidtwin encode-dataset again"):
+        describe(out)
 
 
 def test_refusals(out, tmp_path):

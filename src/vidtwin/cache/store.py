@@ -80,7 +80,7 @@ class Store:
             return
         try:
             found = json.loads(described.read_text())
-            there, columns = Plan.from_dict(found), found["columns"]
+            there, columns = Plan.from_dict(found), [[str(name), str(kind)] for name, kind in found["columns"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{described}: not the plan of a data set of latents ({error}); choose another folder") from error
         if difference := self.plan.difference(there):
