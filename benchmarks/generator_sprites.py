@@ -252,7 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
     results["reconstructed"] = accuracy(readings, wanted) | {"traits": compared([readings[i] for i in begins], reference)}
     print("real", results["real"], "reconstructed", results["reconstructed"], flush=True)
     for name, _, folder in (run.partition("=") for run in options.runs):
-        results["generators"][name] = judge(Path(folder), options, reference, rows, truth)
+        found = judge(Path(folder), options, reference, rows, truth)
+        results["generators"][name] = {"setting": setting(options.device, arguments)} | found
         if options.picture is not None:
             picture(VidTwinPipeline.from_pretrained(Path(folder) / "model").to(options.device), options.picture, 2.0)
     write_results("generator-sprites", results)

@@ -8,9 +8,9 @@ from safetensors import SafetensorError, safe_open
 
 from vidtwin.cache.plan import Plan
 from vidtwin.cache.store import read_manifest
-from vidtwin.checkpoint import CONFIG_FILE, SHIPPED, WEIGHTS_FILE, find_folder, read_config, shipped_names
+from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
 from vidtwin.files import in_line
-from vidtwin.generation.pipeline import FACTS_FILE, VidTwinPipeline, shipped_generators
+from vidtwin.generation.pipeline import FACTS_FILE, VidTwinPipeline, find_generator, shipped_generators
 from vidtwin.inference.latent_video import KEY, LatentVideo
 from vidtwin.inference.onnx_model import Exported, is_exported
 from vidtwin.loading import is_folder_weights
@@ -32,8 +32,8 @@ def describe(name: str | Path) -> dict[str, str]:
     path = Path(name)
     if is_exported(path):
         return _describe_exported(path)
-    if str(name) in shipped_generators() or (path / FACTS_FILE).is_file():
-        return _describe_generator(SHIPPED / name if str(name) in shipped_generators() else path)
+    if ((generator := find_generator(name)) / FACTS_FILE).is_file():
+        return _describe_generator(generator)
     if (path / "manifest.json").is_file():
         return _describe_dataset(path)
     if str(name) in shipped_names() or path.is_dir():

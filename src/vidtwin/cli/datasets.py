@@ -9,7 +9,7 @@ from tyro.conf import Positional
 from vidtwin.cli.options import Device, Dtype, Output, UsageError, device_of, public_name
 from vidtwin.files import check_writable, write_json
 from vidtwin.inference.latent_stream import Identity
-from vidtwin.inspection import load_weights
+from vidtwin.loading import load_weights
 
 
 def check_data_command(

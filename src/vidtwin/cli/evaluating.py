@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from vidtwin.cli.options import Device, Output, UsageError, check_output, device_of
 from vidtwin.files import atomic_output, write_json
-from vidtwin.inspection import load_weights
+from vidtwin.loading import load_weights
 
 
 def evaluate_command(

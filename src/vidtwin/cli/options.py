@@ -16,7 +16,7 @@ from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.inference.latent_stream import Identity
 from vidtwin.inference.onnx_model import OnnxModel, is_exported
-from vidtwin.inspection import load_weights
+from vidtwin.loading import load_weights
 from vidtwin.video.encoding import Encoding
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample.mp4"

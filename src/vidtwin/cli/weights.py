@@ -13,7 +13,7 @@ from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output,
 from vidtwin.files import check_writable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.latent_stream import Identity
-from vidtwin.inspection import describe, load_weights
+from vidtwin.loading import load_weights
 from vidtwin.released import RELEASED_SUFFIXES
 
 
@@ -24,6 +24,8 @@ def info_command(file: Positional[str]) -> None:
         file: a shipped name, a checkpoint folder, an exported model, a file in Microsoft's layout, the folder of a generator or of
             a data set of latents, a latent file or a video.
     """
+    from vidtwin.inspection import describe
+
     for name, value in describe(file).items():
         print(f"{name:14}{value}")
 

@@ -226,7 +226,7 @@ class VidTwinPipeline:
         Raises:
             FileNotFoundError: no such folder, or a file of it is missing. ValueError: a damaged one, or of another format.
         """
-        folder = SHIPPED / folder if folder in shipped_generators() else Path(folder)
+        folder = find_generator(folder)
         path = folder / FACTS_FILE
         try:
             facts = json.loads(path.read_text())
@@ -260,6 +260,11 @@ class VidTwinPipeline:
 def shipped_generators() -> list[str]:
     """Names that `VidTwinPipeline.from_pretrained` finds in the package itself."""
     return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / FACTS_FILE).is_file())
+
+
+def find_generator(name: str | Path) -> Path:
+    """The folder of a shipped name, or of a path."""
+    return SHIPPED / name if name in shipped_generators() else Path(name)
 
 
 def _holds(folder: Path, model: VidTwin) -> bool:

@@ -71,7 +71,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     guard, step, best = Guard(recipe.max_skipped), 0, -math.inf
     before = checkpoints.latest(out, recipe)
     torch.manual_seed(recipe.seed)
-    run = Run(recipe, untrained(recipe, clips) if before is None else VidTwin(recipe.config), accelerator)
+    run = Run(recipe, untrained(recipe, clips, not (progress and first)) if before is None else VidTwin(recipe.config), accelerator)
     if before is not None:
         run.load(before["run"])
         step, best, guard.skipped = before["step"], before["best"], before["skipped"]
@@ -187,8 +187,8 @@ def gradients(
     return values | run.clip_gradients(step)
 
 
-def untrained(recipe: Recipe, clips: TrainingClips) -> VidTwin:
-    """The model before the first step: from `init_from`, or from scratch by torch's generator."""
+def untrained(recipe: Recipe, clips: TrainingClips, quiet: bool = True) -> VidTwin:
+    """The model before the first step: from `init_from`, or from scratch by torch's generator; `quiet` shows no bar."""
     if recipe.init_from is not None:
         try:
             return trained_weights(recipe.init_from, recipe.config)
@@ -197,7 +197,7 @@ def untrained(recipe: Recipe, clips: TrainingClips) -> VidTwin:
     model = VidTwin(recipe.config)
     if recipe.initialization == "principal":
         start_scaled(model)
-        with tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=None) as shown:
+        with tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet) as shown:
             drawn = torch.stack([clips[index].clip[:, ::4] for index in shown])  # every fourth frame
         start_on_principal_patches(model, drawn.float() / 127.5 - 1)
     start_low_variance(model, recipe.initial_logvar)
