@@ -18,6 +18,7 @@ from vidtwin.losses.discriminator import LeCam, hinge_loss
 from vidtwin.model.latents import Posterior
 
 ADAPTIVE_LIMIT = 1e4  # as released
+LOG_FLOOR = 4e-3  # of a frame's mean squared error: 30 dB, beyond which it counts less and less
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class LossWeights:
 
     l1: float = 1.0
     l2: float = 0.0
+    log: float = 0.0
     perceptual: float = 0.0
     kl: float = 1e-4
     scaling: Literal["element", "released"] = "element"
@@ -58,23 +60,20 @@ def autoencoder_loss(
     difference = x_hat - x
     losses = {"l1": difference.abs().mean(), "l2": difference.square().mean()}
     reconstruction = weights.l1 * losses["l1"] + weights.l2 * losses["l2"]
+    if weights.log:
+        losses["log"] = log_error(difference.square().mean((1, 3, 4)))
+        reconstruction = reconstruction + weights.log * losses["log"]
     if perceptual is not None:
         losses["perceptual"] = perceptual.mean()
         reconstruction = reconstruction + weights.perceptual * losses["perceptual"]
     losses["nll"] = reconstruction if logvar is None else reconstruction / logvar.exp() + logvar
 
-    parts = posterior.kl_parts()
-    values = {name: tensor[0].numel() for name, tensor in zip(parts, posterior.mean.tensors, strict=True)}
-    kl = {name: part.mean() for name, part in parts.items()}  # of a clip
-    kl_clip = torch.stack(list(kl.values())).sum()
-    losses["kl"] = kl_clip / sum(values.values())
-    losses["kl_structure"] = kl["structure"] / values["structure"]
-    losses["kl_dynamics"] = (kl["dynamics_x"] + kl["dynamics_y"]) / max(1, values["dynamics_x"] + values["dynamics_y"])
+    losses |= kl_per_value(posterior)
 
     if weights.scaling == "released":
         colours, _, height, width = x.shape[1:]
         nll = colours * height * width * losses["nll"]
-        total = nll + weights.kl * kl_clip
+        total = nll + weights.kl * losses["kl"] * posterior_values(posterior)
     else:
         nll = losses["nll"]
         total = nll + weights.kl * losses["kl"]
@@ -83,6 +82,43 @@ def autoencoder_loss(
         losses["adversarial_weight"] = adversarial.weight_of(nll, losses["adversarial"])
         total = total + losses["adversarial_weight"] * losses["adversarial"]
     return losses | {"total": total}
+
+
+def squared_error_loss(errors: Tensor, posterior: Posterior, weights: LossWeights) -> dict[str, Tensor]:
+    """`autoencoder_loss` from the mean squared errors of frames (B, F) alone: with l2, log and kl.
+
+    Returns:
+        `total`, and per element `l2`, `log` (if it has a weight), `nll`, `kl`, `kl_structure` and `kl_dynamics`.
+    """
+    losses = {"l2": errors.mean()}
+    losses["nll"] = weights.l2 * losses["l2"]
+    if weights.log:
+        losses["log"] = log_error(errors)
+        losses["nll"] = losses["nll"] + weights.log * losses["log"]
+    losses |= kl_per_value(posterior)
+    return losses | {"total": losses["nll"] + weights.kl * losses["kl"]}
+
+
+def posterior_values(posterior: Posterior) -> int:
+    """Latent values of a clip."""
+    return sum(tensor[0].numel() for tensor in posterior.mean.tensors)
+
+
+def log_error(errors: Tensor) -> Tensor:
+    """Mean of log(e + LOG_FLOOR) of the mean squared errors e of frames: follows the mean PSNR, up to about 30 dB."""
+    return (errors + LOG_FLOOR).log().mean()
+
+
+def kl_per_value(posterior: Posterior) -> dict[str, Tensor]:
+    """Nats per latent value: `kl` of all, `kl_structure` and `kl_dynamics` of each latent."""
+    parts = posterior.kl_parts()
+    values = {name: tensor[0].numel() for name, tensor in zip(parts, posterior.mean.tensors, strict=True)}
+    kl = {name: part.mean() for name, part in parts.items()}  # of a clip
+    return {
+        "kl": torch.stack(list(kl.values())).sum() / posterior_values(posterior),
+        "kl_structure": kl["structure"] / values["structure"],
+        "kl_dynamics": (kl["dynamics_x"] + kl["dynamics_y"]) / max(1, values["dynamics_x"] + values["dynamics_y"]),
+    }
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-6
+SHORT = 256  # tokens: up to here the fused attention of CPUs, made for long sequences, loses to plain products in training
 MLP_TOKENS = 1024  # at a time, when nothing is kept for gradients
 
 
@@ -32,6 +33,15 @@ def temporal_positions(f: int, c: int) -> Tensor:
     return sincos(torch.arange(f), c)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Scaled dot-product attention, (..., l, d) each, by two products, with softmax in float32."""
+    scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).float()
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     """Multi-head self-attention of b sequences; (b, l, c) -> the same."""
 
@@ -43,7 +53,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b n l d", three=3, n=self.heads)
-        y = nnf.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        by_products = x.device.type == "cpu" and torch.is_grad_enabled() and x.shape[1] <= SHORT
+        y = attend(q, k, v, self.causal) if by_products else nnf.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.proj(rearrange(y, "b n l d -> b l (n d)"))
 
 

@@ -1,6 +1,6 @@
 """VidTwin: x -> z -> (z_S, z_D) -> u_S + u_D -> x_hat (arXiv 2412.17726, Sec. 3 and Fig. 2)."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +63,11 @@ class VidTwin(nn.Module, Checkpointed):
 
     def posterior(self, x: Tensor) -> Posterior:
         """q(z_S, z_D | x), from F_S(z) and F_D(z)."""
-        z = self.feature(x)
-        return Posterior.from_moments(self.structure_encoder(z), *self.dynamics_encoder(z))
+        return self.posterior_of(self.feature(x))
+
+    def posterior_of(self, z: Tensor) -> Posterior:
+        """q(z_S, z_D | x) of a feature z (B, c, f, h, w)."""
+        return Posterior.from_moments(_unrounded(self.structure_encoder, z), *_unrounded(self.dynamics_encoder, z))
 
     def encode(self, x: Tensor) -> Latents:
         """The posterior's mean: deterministic, what the paper uses at inference."""
@@ -88,11 +91,11 @@ class VidTwin(nn.Module, Checkpointed):
 
     def u_S(self, latents: Latents) -> Tensor:
         """H_S(z_S): (B, c, f, h, w)."""
-        return self.structure_decoder(latents.structure)
+        return _unrounded(self.structure_decoder, latents.structure)
 
     def u_D(self, latents: Latents) -> Tensor:
         """H_D(z_D) = u_D^(w) + u_D^(h): (B, c, f, h, w)."""
-        return self.dynamics_decoder(latents.dynamics_x, latents.dynamics_y)
+        return _unrounded(self.dynamics_decoder, latents.dynamics_x, latents.dynamics_y)
 
     def forward(
         self, x: Tensor, sample: bool = False, generator: torch.Generator | list[torch.Generator] | None = None
@@ -126,6 +129,14 @@ class VidTwin(nn.Module, Checkpointed):
             )
         if not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
             raise ValueError("latents with NaN or infinite values: encode again, in float32 if they came from float16")
+
+
+def _unrounded(branch: nn.Module, *tensors: Tensor) -> Any:
+    """A branch in the dtype of its weights, whatever autocast says: it has a small share of the work, and its post-norms carry
+    constants far larger than what they pass on."""
+    dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return branch(*(tensor.to(dtype) for tensor in tensors))
 
 
 def _structure_qformer(config: VidTwinConfig) -> nn.Module:

@@ -3,7 +3,7 @@
 import math
 import signal
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +21,23 @@ from vidtwin.files import atomic_output
 from vidtwin.losses.objective import bits
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.training import checkpoints
+from vidtwin.training.coefficients import CoefficientBatch, CoefficientClips, cache_coefficients, collate_coefficients
+from vidtwin.training.compact import CompactTwin
 from vidtwin.training.guard import Guard, StopRequest
 from vidtwin.training.initialize import start_low_variance, start_on_principal_patches, start_scaled, trained_weights
+from vidtwin.training.linear.start import start_linear
 from vidtwin.training.log import LOG, Clock, Means, RunLog
 from vidtwin.training.optimization import make_accelerator
+from vidtwin.training.patches import block_side, fit_basis, to_patches
 from vidtwin.training.recipe import Recipe
 from vidtwin.training.run import Run
 from vidtwin.training.schedule import StepBatches, noise_generator, seed_step
 from vidtwin.video.clips import Geometry, from_clip
 from vidtwin.video.panels import side_by_side
 
-MODEL, BEST, FAILURES, RECIPE = "model", "best", "failures.jsonl", "recipe.yaml"
+MODEL, BEST, FAILURES, RECIPE, COEFFICIENTS = "model", "best", "failures.jsonl", "recipe.yaml", "coefficients"
+COMPONENTS = 128  # of a block, that a linear start on pixels is fitted to
+CENTRED_ON = 8  # clips
 PARTS: tuple[Part, Part] = ("structure", "dynamics")
 __all__ = ["BEST", "FAILURES", "LOG", "MODEL", "RECIPE", "train"]
 
@@ -62,16 +68,24 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     accelerator = make_accelerator(recipe, device)
     rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     sources = recordings(recipe.train_videos)
-    clips = TrainingClips(sources, recipe.config, recipe.sample_fps, recipe.flip, recipe.short_side, recipe.seed)
     checks, unusable = validation_clips(recordings(recipe.validation_videos), recipe.config, recipe.validation_clips)
     for name, reason in unusable if first else ():
         tqdm.write(f"not validated on: {name}: {reason}")
     failures = FailureList(out / FAILURES, len(sources), recipe.max_failures)
+    clips: TrainingClips | CoefficientClips
+    if recipe.coefficients is None:
+        clips = TrainingClips(sources, recipe.config, recipe.sample_fps, recipe.flip, recipe.short_side, recipe.seed)
+    else:
+        cache = out / COEFFICIENTS if recipe.cache is None else Path(recipe.cache)
+        if first:
+            cache_coefficients(recipe, sources, cache, failures, not progress)
+        accelerator.wait_for_everyone()
+        clips = CoefficientClips(cache, recipe)
 
     guard, step, best = Guard(recipe.max_skipped), 0, -math.inf
     before = checkpoints.latest(out, recipe)
     torch.manual_seed(recipe.seed)
-    run = Run(recipe, untrained(recipe, clips, not (progress and first)) if before is None else VidTwin(recipe.config), accelerator)
+    run = Run(recipe, untrained(recipe, clips, not (progress and first), before is not None), accelerator)
     if before is not None:
         run.load(before["run"])
         step, best, guard.skipped = before["step"], before["best"], before["skipped"]
@@ -81,7 +95,12 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     numbers = StepBatches(step, recipe.steps, recipe.batch_size, processes, rank, recipe.accumulate)
     pinned = accelerator.device.type == "cuda"
     loader = DataLoader(
-        clips, batch_sampler=numbers, collate_fn=collate, num_workers=recipe.workers, pin_memory=pinned, worker_init_fn=deaf
+        clips,
+        batch_sampler=numbers,
+        collate_fn=collate if isinstance(clips, TrainingClips) else collate_coefficients,
+        num_workers=recipe.workers,
+        pin_memory=pinned,
+        worker_init_fn=deaf,
     )
     log = RunLog(out, step, recipe.to_dict(), wandb) if first else None
     if first:
@@ -149,7 +168,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
 
 
 def gradients(
-    run: Run, batches: Iterator[Batch], step: int, failures: FailureList | None, clock: Clock, stop: StopRequest
+    run: Run, batches: Iterator[Batch | CoefficientBatch], step: int, failures: FailureList | None, clock: Clock, stop: StopRequest
 ) -> dict[str, float]:
     """Forward and backward passes of a step: clipped gradients of its losses are in the weights' `grad`.
 
@@ -167,7 +186,7 @@ def gradients(
             batch = next(batches)
             if failures is not None:
                 failures.add(batch.failures)
-            x = batch.clips.to(accelerator.device, non_blocking=True).float() / 127.5 - 1
+            x = run.clips(batch)
             data = x.mean()
             x = x.nan_to_num(0.0, 0.0, 0.0)  # the model refuses such clips; every process goes through the step, which is skipped
         noise = [noise_generator(recipe.seed, number) for number in batch.indices.tolist()]
@@ -175,7 +194,7 @@ def gradients(
             with accelerator.autocast():
                 x_hat, posterior = run.model(x, recipe.sample_posterior, noise)
             x_hat, posterior = x_hat.float(), posterior.to(torch.float32)
-            losses = run.generator_losses(x, x_hat, posterior, adversarial)
+            losses = run.losses(batch, x, x_hat, posterior, adversarial)
             accelerator.backward(losses["total"] / recipe.accumulate)
             if adversarial:
                 critic_losses = run.discriminator_losses(x, x_hat)
@@ -187,21 +206,57 @@ def gradients(
     return values | run.clip_gradients(step)
 
 
-def untrained(recipe: Recipe, clips: TrainingClips, quiet: bool = True) -> VidTwin:
-    """The model before the first step: from `init_from`, or from scratch by torch's generator; `quiet` shows no bar."""
+def untrained(
+    recipe: Recipe, clips: TrainingClips | CoefficientClips, quiet: bool = True, resumed: bool = False
+) -> VidTwin | CompactTwin:
+    """The network before the first step: from `init_from`, or from scratch by torch's generator; `quiet` shows no bar.
+
+    Of a run that is `resumed`, whose weights come from its checkpoint, only the shapes.
+    """
+    basis = None if isinstance(clips, TrainingClips) else clips.basis
+    if resumed:
+        return VidTwin(recipe.config) if basis is None else CompactTwin(recipe.config, len(basis))
     if recipe.init_from is not None:
         try:
-            return trained_weights(recipe.init_from, recipe.config)
+            model = trained_weights(recipe.init_from, recipe.config)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"init_from of the recipe, where training starts from: {error}; train these first") from error
-    model = VidTwin(recipe.config)
-    if recipe.initialization == "principal":
-        start_scaled(model)
-        with tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet) as shown:
-            drawn = torch.stack([clips[index].clip[:, ::4] for index in shown])  # every fourth frame
-        start_on_principal_patches(model, drawn.float() / 127.5 - 1)
+        if isinstance(clips, TrainingClips):
+            return model
+        compact = CompactTwin.fold(model, clips.basis)
+        compact.centre_on(torch.stack([clips[index].clip for index in range(CENTRED_ON)]).float())
+        return compact
+    with tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet) as shown:
+        if recipe.initialization == "linear":
+            return linear_network(recipe, clips, shown)
+        model = VidTwin(recipe.config)
+        if recipe.initialization == "principal":
+            start_scaled(model)
+            if isinstance(clips, TrainingClips):
+                drawn = torch.stack([clips[index].clip[:, ::4] for index in shown])  # every fourth frame
+                start_on_principal_patches(model, drawn.float() / 127.5 - 1)
     start_low_variance(model, recipe.initial_logvar)
-    return model
+    if isinstance(clips, TrainingClips):
+        return model
+    return CompactTwin.fold(model, clips.basis)
+
+
+def linear_network(recipe: Recipe, clips: TrainingClips | CoefficientClips, numbers: Iterable[int]) -> VidTwin | CompactTwin:
+    """The network that is the best linear coder for the clips of some numbers (`training.linear`)."""
+    if isinstance(clips, TrainingClips):
+        drawn = torch.stack([clips[index].clip for index in numbers])
+        m = recipe.config.patch // block_side(recipe.config.patch)
+        basis = fit_basis((clip.float() / 127.5 - 1 for clip in drawn), recipe.config.patch, COMPONENTS)
+        found = [basis.project(clip.movedim(1, 0).float() / 127.5 - 1) for clip in drawn]
+        x = torch.stack([to_patches(coefficients, m).bfloat16() for coefficients, _ in found])
+        outside = torch.stack([errors.sum() for _, errors in found])
+    else:
+        basis, samples = clips.basis, [clips[index] for index in numbers]
+        x, outside = torch.stack([sample.clip for sample in samples]), torch.stack([sample.outside.sum() for sample in samples])
+    compact = CompactTwin(recipe.config, len(basis))
+    compact.basis = basis
+    start_linear(compact, x, outside, recipe.initial_logvar, recipe.seed)
+    return compact.unfold() if isinstance(clips, TrainingClips) else compact
 
 
 def summary(means: dict[str, float]) -> dict[str, float]:
@@ -218,7 +273,7 @@ def validate(run: Run, clips: Tensor) -> tuple[float, np.ndarray]:
     """Mean over clips (N, 3, F, H, W) of the mean over frames of PSNR (dB), from mean latents and the weights to use; and the
     first clip beside its reconstruction and the decodes of each latent alone, uint8 (F, H', W', 3)."""
     with run.weights_in_place():
-        model = run.twin.eval()
+        model = run.pixel_model().to(run.accelerator.device)
         scores = []
         for x in clips.split(1):
             x = x.to(run.accelerator.device)
@@ -238,9 +293,7 @@ def save_model(run: Run, folder: Path) -> None:
     """Write the weights to use as a checkpoint folder; call it on all processes."""
     weights = run.weights()
     if run.accelerator.is_main_process:
-        model = VidTwin(run.recipe.config)
-        model.load_state_dict(weights)
-        model.save_pretrained(folder)
+        run.pixel_model(weights).save_pretrained(folder)
 
 
 def deaf(worker: int) -> None:

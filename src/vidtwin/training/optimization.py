@@ -72,7 +72,7 @@ class Optimization:
     def __init__(self, recipe: RunRecipe, network: nn.Module, model: nn.Module, accelerator: Accelerator, sharded: bool = False):
         self.accelerator, self.network, self.model, self.sharded = accelerator, network, model, sharded
         self._plan = recipe
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adamw(network, recipe, recipe.learning_rate)}
+        self.optimizers: dict[str, torch.optim.Optimizer] = optimizers(network, recipe)
         self.ema = None if recipe.ema_decay is None else EMA(network, recipe.ema_decay)
 
     def clipped(self, step: int) -> dict[str, nn.Module]:
@@ -86,7 +86,8 @@ class Optimization:
     def rate(self, name: str, step: int) -> float:
         """The learning rate of an optimizer at a step."""
         plan = self._plan
-        return learning_rate(step, plan.learning_rate, plan.warmup_steps, plan.steps, plan.final_lr_ratio)
+        peak = plan.muon_learning_rate if name == "muon" else plan.learning_rate
+        return learning_rate(step, peak, plan.warmup_steps, plan.steps, plan.final_lr_ratio)
 
     @contextmanager
     def gradients_shared(self, last: bool) -> Iterator[None]:
@@ -147,7 +148,7 @@ class Optimization:
             return False
         for name in self.trained(step):
             for group in self.optimizers[name].param_groups:
-                group["lr"] = self.rate(name, step)
+                group["lr"] = self.rate(name, step) * group.get("factor", 1.0)
             if scaler is None:
                 self.optimizers[name].step()
             else:
@@ -181,15 +182,18 @@ class Optimization:
 
     def state(self) -> dict[str, Any]:
         """Everything that training goes on from, on the CPU; call it on all processes."""
-        state: dict[str, Any] = {
-            "model": get_model_state_dict(self.network, options=FULL),
-            "optimizer_model": get_optimizer_state_dict(self.network, self.optimizers["model"], options=FULL),
-        }
+        state: dict[str, Any] = {"model": get_model_state_dict(self.network, options=FULL)}
+        for name in self._own():
+            state[f"optimizer_{name}"] = get_optimizer_state_dict(self.network, self.optimizers[name], options=FULL)
         if self.ema is not None:
             state["ema"] = self.weights()
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         return state
+
+    def _own(self) -> list[str]:
+        """Names of the optimizers of the network's weights."""
+        return [name for name in ("model", "muon") if name in self.optimizers]
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
@@ -197,8 +201,10 @@ class Optimization:
             set_model_state_dict(self.network, state["ema"], options=FULL)
             self.ema.restart()
         set_model_state_dict(self.network, state["model"], options=FULL)
-        if state["optimizer_model"]["state"]:  # none before the first step that was not skipped; torch would count one as taken
-            set_optimizer_state_dict(self.network, self.optimizers["model"], state["optimizer_model"], options=FULL)
+        for name in self._own():
+            found = state[f"optimizer_{name}"]
+            if found["state"]:  # none before the first step that was not skipped; torch would count one as taken
+                set_optimizer_state_dict(self.network, self.optimizers[name], found, options=FULL)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -208,10 +214,46 @@ def averaging(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     return DistributedDataParallel(module, gradient_as_bucket_view=True) if accelerator.num_processes > 1 else module
 
 
+def optimizers(module: nn.Module, recipe: RunRecipe) -> dict[str, torch.optim.Optimizer]:
+    """ "model": AdamW, and with `optimizer: muon` "muon", for the matrices of transformer blocks.
+
+    Raises:
+        ValueError: this torch has no Muon.
+    """
+    named = list(module.named_parameters())
+    if recipe.optimizer == "adamw":
+        return {"model": _adamw(named, recipe, recipe.learning_rate)}
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"optimizer: muon needs torch 2.9 or newer, this is {torch.__version__}; update it, or choose adamw")
+    matrices = [(name, p) for name, p in named if ".blocks." in name and p.ndim == 2 and not name.endswith(UNDECAYED)]
+    taken = {name for name, _ in matrices}
+    groups = [{"params": ps, "factor": factor} for factor, ps in _by_factor(matrices, recipe).items()]
+    muon = torch.optim.Muon(
+        groups, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    return {"model": _adamw([(n, p) for n, p in named if n not in taken], recipe, recipe.learning_rate), "muon": muon}
+
+
 def adamw(module: nn.Module, recipe: RunRecipe, rate: float) -> torch.optim.AdamW:
     """AdamW that decays matrices and kernels only."""
-    named = list(module.named_parameters())
-    decayed = [p for name, p in named if p.ndim > 1 and not name.endswith(UNDECAYED)]
-    others = [p for name, p in named if p.ndim <= 1 or name.endswith(UNDECAYED)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return _adamw(list(module.named_parameters()), recipe, rate)
+
+
+def _adamw(named: list[tuple[str, nn.Parameter]], recipe: RunRecipe, rate: float) -> torch.optim.AdamW:
+    decayed = [(name, p) for name, p in named if p.ndim > 1 and not name.endswith(UNDECAYED)]
+    others = [(name, p) for name, p in named if p.ndim <= 1 or name.endswith(UNDECAYED)]
+    groups = [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for part, decay in ((decayed, recipe.weight_decay), (others, 0.0))
+        for factor, parameters in _by_factor(part, recipe).items()
+    ]
     return torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, eps=recipe.eps)
+
+
+def _by_factor(named: list[tuple[str, nn.Parameter]], recipe: RunRecipe) -> dict[float, list[nn.Parameter]]:
+    """Parameters by the factor of their learning rate."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        factor = next((factor for part, factor in recipe.rate_factors.items() if part in name), 1.0)
+        found.setdefault(float(factor), []).append(parameter)
+    return found

@@ -11,6 +11,7 @@ import yaml
 from vidtwin.files import in_line
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.config import VidTwinConfig, preset
+from vidtwin.training.patches import block_side
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class RunRecipe:
     Attributes:
         batch_size: clips per step, over all processes. accumulate: passes that each process splits its share into.
         steps, warmup_steps: linear from 0, then a cosine to `final_lr_ratio` times `learning_rate`.
+        optimizer: "adamw" for all, or "muon": Muon (Jordan 2024; torch 2.9 or newer) for the matrices of transformer blocks, at
+            `muon_learning_rate`, and AdamW for the rest.
+        rate_factors: factors of the learning rates, by what a parameter's name holds; the first that fits counts.
         betas, eps: of AdamW, for all optimizers. weight_decay: of matrices and kernels; not of biases, norms, tables and queries.
         clip_norm: L2 norm that gradients are clipped to.
         ema_decay: of the running mean of the weights, which validation, `model` and `best` use; null is none.
@@ -64,6 +68,9 @@ class RunRecipe:
     learning_rate: float = 1e-3
     final_lr_ratio: float = 0.01
     warmup_steps: int = 200
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_learning_rate: float = 1e-3
+    rate_factors: dict[str, float] = field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     weight_decay: float = 1e-4
@@ -99,7 +106,10 @@ class RunRecipe:
         _at_least(self, 1, "batch_size", "accumulate", "steps", "max_skipped", "keep_checkpoints")
         _at_least(self, 1, "log_every", "validate_every", "checkpoint_every")
         _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "final_lr_ratio")
-        _positive(self, "learning_rate", "clip_norm", "eps")
+        _positive(self, "learning_rate", "muon_learning_rate", "clip_norm", "eps")
+        for name, factor in self.rate_factors.items():
+            if type(factor) not in (int, float) or factor < 0:
+                raise ValueError(f"rate_factors.{name}={factor!r}: must be a number of at least 0")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay}: must be in [0, 1)")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -122,7 +132,10 @@ class Recipe(RunRecipe):
             loss.perceptual.
         sample_fps: frame rate at which clips are sampled from the videos (whole strides); null is every frame. A slower video is
             taken at every frame.
-        flip: mirror half of the clips. short_side: [low, high], pixels that a video's shorter side is resized to before the random
+        flip: mirror half of the clips. reverse: play half of them backwards. max_stride: take every n-th frame, n up to this, drawn
+            per clip. brightness, contrast: pixels x in [-1, 1] become gain x + offset, drawn per clip, gain from 1 +- contrast,
+            offset from +- brightness. All but flip with coefficients only.
+        short_side: [low, high], pixels that a video's shorter side is resized to before the random
             crop, a draw per clip; null is the model's size.
         loss: weights and scaling of the objective's terms (`LossWeights`).
         learned_logvar: learn the log-variance s of the likelihood, r / exp(s) + s, kept within +- logvar_bound.
@@ -130,7 +143,12 @@ class Recipe(RunRecipe):
         sample_posterior: decode a draw from the posterior (a variational autoencoder) or its mean.
         init_from: weights to start from: a shipped name, a folder, a hub id, or a file in Microsoft's layout; only the number of
             frames may differ (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
-        initialization: from scratch: "released" as the released code does, or "principal": the maps from and to patches on the
+        coefficients: train on so many principal coefficients of each 16x16 block (`training.coefficients`) instead of pixels; the
+            squared error alone is known there, so loss.l1 and loss.perceptual are 0. null is pixels.
+        cache: folder of the coefficients; null is `coefficients` in the run's folder. views: of each video, of drawn short side,
+            place and colour (gains from 1 +- colour).
+        initialization: from scratch: "released" as the released code does, "linear": as the best linear coder, fitted to
+            `init_clips` clips (`training.linear`), or "principal": the maps from and to patches on the
             principal components of the patches of `init_clips` clips, the branches at a scale that keeps variance; much faster.
         clip_norm: of the generator's and the discriminator's gradients each.
         shard: over several processes, each holds a share of the weights, gradients and optimizer states (FSDP) instead of all of
@@ -146,6 +164,14 @@ class Recipe(RunRecipe):
     perceptual_weights: str | None = None
     sample_fps: float | None = None
     flip: bool = True
+    reverse: bool = False
+    max_stride: int = 1
+    brightness: float = 0.0
+    contrast: float = 0.0
+    coefficients: int | None = None
+    cache: str | None = None
+    views: int = 1
+    colour: float = 0.0
     short_side: tuple[int, int] | None = None
     loss: LossWeights = field(default_factory=LossWeights)
     learned_logvar: bool = False
@@ -153,7 +179,7 @@ class Recipe(RunRecipe):
     discriminator: DiscriminatorRecipe | None = None
     sample_posterior: bool = True
     init_from: str | None = None
-    initialization: Literal["released", "principal"] = "released"
+    initialization: Literal["released", "principal", "linear"] = "released"
     init_clips: int = 256
     initial_logvar: float = -6.0
     shard: bool = False
@@ -164,6 +190,7 @@ class Recipe(RunRecipe):
         "train_videos",
         "validation_videos",
         "perceptual_weights",
+        "cache",
         "shard",
         "max_failures",
         "validation_clips",
@@ -172,11 +199,17 @@ class Recipe(RunRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
-        _at_least(self, 1, "init_clips", "validation_clips")
-        _at_least(self, 0, "max_failures")
+        _at_least(self, 1, "init_clips", "validation_clips", "max_stride", "views")
+        _at_least(self, 0, "max_failures", "brightness", "contrast", "colour")
         _positive(self, "logvar_bound")
         if self.sample_fps is not None:
             _positive(self, "sample_fps")
+        if self.coefficients is not None:
+            self._check_coefficients(self.coefficients)
+        elif self.reverse or self.max_stride > 1 or self.brightness or self.contrast or self.colour or self.views > 1:
+            raise ValueError(
+                "reverse, max_stride, brightness, contrast, colour and views work on coefficients; set coefficients: 128"
+            )
         if (self.perceptual == "none") != (self.loss.perceptual == 0):
             raise ValueError(
                 f"perceptual: {self.perceptual} with loss.perceptual={self.loss.perceptual}: "
@@ -184,6 +217,17 @@ class Recipe(RunRecipe):
             )
         if self.perceptual_weights is not None and self.perceptual != "lpips":
             raise ValueError(f"perceptual_weights={self.perceptual_weights!r}: only perceptual: lpips reads them; leave it out")
+
+    def _check_coefficients(self, count: int) -> None:
+        most = 3 * block_side(self.config.patch) ** 2
+        if not 1 <= count <= most:
+            raise ValueError(f"coefficients={count}: a block has 1 to {most}")
+        if self.loss.l1 or self.perceptual != "none" or self.discriminator is not None or self.learned_logvar:
+            raise ValueError(
+                "coefficients: they know the squared error alone; set loss.l1: 0, perceptual: none, and no discriminator"
+            )
+        if self.shard:
+            raise ValueError("shard: not with coefficients; set shard: false")
 
     @property
     def config(self) -> VidTwinConfig:
@@ -273,7 +317,7 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if not _fits(value, kind):
-        expected = {str: "text", float: "a number", get_origin(dict[str, Any]): "a mapping"}.get(kind, kind)
+        expected = {str: "text", float: "a number", dict: "a mapping"}.get(get_origin(kind) or kind, kind)
         raise ValueError(f"{key}={value!r}: expected {getattr(expected, '__name__', expected)}")
     return value
 

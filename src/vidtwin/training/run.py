@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from vidtwin.data.clips import Batch
 from vidtwin.losses.discriminator import LeCam, PatchGAN
 from vidtwin.losses.lpips import load_lpips
 from vidtwin.losses.ms_ssim import ms_ssim
-from vidtwin.losses.objective import Adversarial, autoencoder_loss, discriminator_loss
+from vidtwin.losses.objective import Adversarial, autoencoder_loss, discriminator_loss, squared_error_loss
 from vidtwin.model.latents import Posterior
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.training.coefficients import CoefficientBatch
+from vidtwin.training.compact import CompactTwin
 from vidtwin.training.optimization import Optimization, adamw, averaging
 from vidtwin.training.recipe import Recipe
 from vidtwin.training.schedule import learning_rate
@@ -25,11 +28,13 @@ class Run(Optimization):
     """Model, discriminator, optimizers and running means of a recipe.
 
     Attributes:
-        twin: the model itself (`network`); critic, discriminator: as `network` and `model`; None without one.
+        twin: the model itself (`network`), or what a `CompactTwin` holds of it.
+        critic, discriminator: as `network` and `model`; None without one.
         logvar: log-variance of the likelihood, learned or fixed at 0.
     """
 
-    def __init__(self, recipe: Recipe, twin: VidTwin, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, network: VidTwin | CompactTwin, accelerator: Accelerator):
+        twin = network.twin if isinstance(network, CompactTwin) else network
         self.recipe, self.twin = recipe, twin
         device = accelerator.device
         for transformer in (twin.encoder.transformer, twin.decoder.transformer):
@@ -37,13 +42,13 @@ class Run(Optimization):
         if recipe.compile:  # not the decoder's head, whose gradients of single terms `Adversarial` asks for
             for part in (twin.encoder, twin.structure_encoder, twin.structure_decoder, twin.decoder.transformer):
                 part.compile()
-        model: nn.Module = twin.to(device)
+        model: nn.Module = network.to(device)
         sharded = recipe.shard and accelerator.num_processes > 1
         if sharded:
             _shard(twin, device, accelerator.num_processes)
         else:
-            model = averaging(twin, accelerator)
-        super().__init__(recipe, twin, model, accelerator, sharded)
+            model = averaging(network, accelerator)
+        super().__init__(recipe, network, model, accelerator, sharded)
 
         self.logvar = torch.zeros((), device=device, requires_grad=recipe.learned_logvar)
         if recipe.learned_logvar:
@@ -64,6 +69,21 @@ class Run(Optimization):
     def adversarial_at(self, step: int) -> bool:
         """Whether the discriminator takes part in a step; counted in steps of the generator."""
         return self.recipe.discriminator is not None and step >= self.recipe.discriminator.start
+
+    def clips(self, batch: Batch | CoefficientBatch) -> Tensor:
+        """What the model takes of a batch, float32 on the device: clips in [-1, 1], or coefficients."""
+        x = batch.clips.to(self.accelerator.device, non_blocking=True).float()
+        return x if isinstance(batch, CoefficientBatch) else x / 127.5 - 1
+
+    def losses(
+        self, batch: Batch | CoefficientBatch, x: Tensor, x_hat: Tensor, posterior: Posterior, adversarial: bool
+    ) -> dict[str, Tensor]:
+        """Losses of a pass, in float32: `generator_losses` of clips, `squared_error_loss` of coefficients."""
+        if not isinstance(batch, CoefficientBatch):
+            return self.generator_losses(x, x_hat, posterior, adversarial)
+        errors = (x_hat - x).square().sum((2, 3)) + batch.outside.to(x.device)
+        pixels = 3 * self.recipe.config.height * self.recipe.config.width
+        return squared_error_loss(errors / pixels, posterior, self.recipe.loss)
 
     def generator_losses(self, x: Tensor, x_hat: Tensor, posterior: Posterior, adversarial: bool) -> dict[str, Tensor]:
         """`autoencoder_loss` of a pass, in float32; the discriminator's weights get no gradient from it."""
@@ -100,7 +120,7 @@ class Run(Optimization):
 
     def clipped(self, step: int) -> dict[str, nn.Module]:
         """What gradients are clipped of, by what stands before "gradient_norm" in a log."""
-        modules: dict[str, nn.Module] = {"": self.twin}
+        modules: dict[str, nn.Module] = {"": self.network}
         return modules | ({"discriminator_": self.critic} if self.adversarial_at(step) and self.critic is not None else {})
 
     def trained(self, step: int) -> list[str]:
@@ -132,6 +152,18 @@ class Run(Optimization):
         if name == "discriminator" and plan is not None:
             return learning_rate(step, plan.learning_rate, plan.warmup_steps, recipe.steps, recipe.final_lr_ratio, plan.start)
         return super().rate(name, step)
+
+    def pixel_model(self, weights: Mapping[str, Tensor] | None = None) -> VidTwin:
+        """The model on pixels, in eval mode, on the CPU: of some of the network's weights, or as they are now."""
+        if isinstance(self.network, CompactTwin):
+            compact = CompactTwin(self.recipe.config, len(self.network.vectors))
+            compact.load_state_dict(self.network.state_dict() if weights is None else weights)
+            return compact.unfold()
+        if weights is None:
+            return self.twin.eval()
+        model = VidTwin(self.recipe.config)
+        model.load_state_dict(weights)
+        return model.eval()
 
     def state(self) -> dict[str, Any]:
         """Everything that training goes on from, on the CPU; call it on all processes."""

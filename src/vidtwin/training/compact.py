@@ -1,0 +1,152 @@
+"""VidTwin on principal coefficients of patches instead of pixels: the same numbers, for a fraction of a training step.
+
+The patch embedding and the head's linear map act on the k coefficients of a patch (`patches.PatchBasis`) instead of its 3 p p pixel
+values; all between is VidTwin's own. `unfold` folds the basis into both maps and gives a plain VidTwin, `fold` is the inverse.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vidtwin.model.backbone import Attention, SpaceTimeBlock
+from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.latents import Latents, Posterior
+from vidtwin.model.vidtwin import VidTwin
+from vidtwin.training.patches import PatchBasis, block_side
+
+
+class CentredAttention(Attention):
+    """Attention of x less a constant: what follows a ReLU has a large mean, which would rule the gradients of its maps.
+
+    The decoder's temporal attention has no norm before it. `CompactTwin.unfold` moves the constant into the bias.
+    """
+
+    centre: Tensor
+
+    def __init__(self, c: int, heads: int, causal: bool):
+        super().__init__(c, heads, causal)
+        self.register_buffer("centre", torch.zeros(c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - self.centre)
+
+
+class CompactTwin(nn.Module):
+    """A VidTwin whose clips are coefficients (B, f, s, k).
+
+    Attributes:
+        twin: everything but the two maps between pixels and tokens.
+        embedding, head: these maps, on coefficients: k -> c and c -> k.
+    """
+
+    mean: Tensor
+    vectors: Tensor
+    signs: Tensor
+
+    def __init__(self, config: VidTwinConfig, components: int):
+        super().__init__()
+        self.config, b = config, block_side(config.patch)
+        k, c = (config.patch // b) ** 2 * components, config.hidden
+        self.register_buffer("mean", torch.zeros(3 * b * b))
+        self.register_buffer("vectors", torch.zeros(components, 3 * b * b))
+        self.register_buffer("signs", torch.ones(components))
+        self.embedding, self.head = nn.Linear(k, c), nn.Linear(c, k)
+        self.twin = VidTwin(config)
+        self.twin.encoder.patch_embedding = nn.Identity()  # type: ignore[assignment]
+        self.twin.decoder.head.linear = nn.Identity()  # type: ignore[assignment]
+        causal = config.temporal_attention == "causal"
+        for block in self.twin.decoder.transformer.blocks:
+            assert isinstance(block, SpaceTimeBlock)
+            block.temporal_attention = CentredAttention(c, config.heads, causal)
+        self.twin.decoder.transformer.initialize()
+
+    @property
+    def basis(self) -> PatchBasis:
+        return PatchBasis(block_side(self.config.patch), self.mean, self.vectors, self.signs)
+
+    @basis.setter
+    def basis(self, basis: PatchBasis) -> None:
+        self.mean.copy_(basis.mean)
+        self.vectors.copy_(basis.vectors)
+        self.signs.copy_(basis.signs)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """q(z_S, z_D | x) of coefficients (B, f, s, k)."""
+        h, w = self.config.grid
+        z = self.twin.encoder.transformer(self.embedding(x).float())
+        z = rearrange(z, "b f (h w) c -> b c f h w", h=h, w=w)
+        return self.twin.posterior_of(z)
+
+    def decode(self, latents: Latents) -> Tensor:
+        """Coefficients (B, f, s, k)."""
+        u = self.twin.u_S(latents) + self.twin.u_D(latents)
+        u = self.twin.decoder.transformer(rearrange(u, "b c f h w -> b f (h w) c"))
+        return self.head(self.twin.decoder.head(u))
+
+    def forward(
+        self, x: Tensor, sample: bool = False, generator: torch.Generator | list[torch.Generator] | None = None
+    ) -> tuple[Tensor, Posterior]:
+        """As `VidTwin.forward`, on coefficients."""
+        posterior = self.posterior(x).to(torch.float32)
+        return self.decode(posterior.sample(generator) if sample else posterior.mean), posterior
+
+    @torch.no_grad()
+    def centre_on(self, x: Tensor, anew: bool = False) -> None:
+        """Centre what the decoder's temporal attention reads on its mean over clips (B, f, s, k).
+
+        Changes no output; with `anew` the attention's biases become 0, which changes none if its output map is still 0.
+        """
+        latents = self.posterior(x).mean
+        u = (self.twin.u_S(latents) + self.twin.u_D(latents)).float()
+        centre = u.mean((0, 2, 3, 4)) + self.twin.decoder.transformer.space.mean(0)
+        for attention in self._centred():
+            attention.qkv.bias.add_(attention.qkv.weight @ (centre - attention.centre))
+            attention.centre.copy_(centre)
+            if anew:
+                attention.qkv.bias.zero_()
+
+    def _centred(self) -> list[CentredAttention]:
+        return [module for module in self.twin.decoder.modules() if isinstance(module, CentredAttention)]
+
+    @torch.no_grad()
+    def unfold(self) -> VidTwin:
+        """The same model on pixels, in eval mode."""
+        vectors, mean = self.basis.of_patches(self.config.patch)  # (k, 3 p p), (3 p p,)
+        p, c = self.config.patch, self.config.hidden
+        model = VidTwin(self.config)
+        own = {name.removeprefix("twin."): tensor for name, tensor in self.state_dict().items() if name.startswith("twin.")}
+        state = {name: tensor for name, tensor in own.items() if not name.endswith(".centre")}
+        for name, centre in own.items():
+            if name.endswith(".centre"):
+                qkv = name.removesuffix("centre") + "qkv."
+                state[qkv + "bias"] = state[qkv + "bias"] - state[qkv + "weight"] @ centre
+        embedding = self.embedding.weight.double() @ vectors
+        state["encoder.patch_embedding.weight"] = embedding.view(c, 3, 1, p, p).float()
+        state["encoder.patch_embedding.bias"] = (self.embedding.bias.double() - embedding @ mean).float()
+        pixels = torch.cat([self.head.weight.double(), self.head.bias.double()[:, None]], 1).T @ vectors  # (c + 1, 3 p p)
+        pixels[-1] += mean
+        pixels = rearrange(pixels, "o (c p q) -> (p q c) o", c=3, p=p).float()
+        state["decoder.head.linear.weight"], state["decoder.head.linear.bias"] = pixels[:, :-1], pixels[:, -1]
+        model.load_state_dict(state)
+        return model.eval()
+
+    @classmethod
+    @torch.no_grad()
+    def fold(cls, model: VidTwin, basis: PatchBasis) -> "CompactTwin":
+        """A model on coefficients from one on pixels: exact for clips and weights inside the subspace of the basis."""
+        vectors, mean = basis.of_patches(model.config.patch)
+        compact = cls(model.config, len(basis))
+        compact.basis = basis
+        state = dict(model.state_dict())
+        embedding = state.pop("encoder.patch_embedding.weight").double().flatten(1)
+        compact.embedding.weight.copy_(embedding @ vectors.T)
+        compact.embedding.bias.copy_(state.pop("encoder.patch_embedding.bias").double() + embedding @ mean)
+        names = ("decoder.head.linear.weight", "decoder.head.linear.bias")
+        weight, bias = (
+            rearrange(state.pop(name).double(), "(p q c) ... -> (c p q) ...", c=3, p=model.config.patch) for name in names
+        )
+        compact.head.weight.copy_(vectors @ weight)
+        compact.head.bias.copy_(vectors @ (bias - mean))
+        missing, unexpected = compact.twin.load_state_dict(state, strict=False)
+        assert not unexpected and all(name.endswith(".centre") for name in missing)
+        return compact
