@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="the video to write (.mp4)")
     options = parser.parse_args()
 
-    model = VidTwin.from_pretrained("tiny")
+    model = VidTwin.from_pretrained("mini")
     _, frames, height, width = model.config.clip_shape
     video = read_video(options.video, stop=frames)  # uint8 (F, H, W, 3)
     if len(video.frames) < frames:

@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="the video to write (.mp4)")
     options = parser.parse_args()
 
-    engine = Engine(VidTwin.from_pretrained("tiny"))
-    weights = Identity.of(engine.model, "tiny")
+    engine = Engine(VidTwin.from_pretrained("mini"))
+    weights = Identity.of(engine.model, "mini")
     info, half = probe(options.video), frame_count(options.video) // 2
     if half < 1:
         parser.error(f"{options.video}: has a single frame, no two halves")

@@ -19,3 +19,4 @@ cd "$elsewhere"
 "$elsewhere/venv/bin/python" -c 'from vidtwin import VidTwinPipeline; VidTwinPipeline.from_pretrained("sprites")'
 tar -tzf "$repository"/build/dist/*.tar.gz > listing
 grep -q weights/tiny/model.safetensors listing
+grep -q weights/mini/model.safetensors listing

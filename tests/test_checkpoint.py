@@ -49,7 +49,7 @@ def test_the_hash_tells_weights_apart_and_not_files(model, weights):
 
 @pytest.mark.parametrize("name", ["nothing-here", "./no/such", "no/such/folder"])
 def test_unknown_names_are_answered_with_the_known_ones(name):
-    with pytest.raises(FileNotFoundError, match="shipped names: tiny"):
+    with pytest.raises(FileNotFoundError, match="shipped names: mini"):
         VidTwin.from_pretrained(name)
 
 

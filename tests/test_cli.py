@@ -208,7 +208,7 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "500:"], 1, "50 frames"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--policy", "zoom"], 2, "policy"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--device", "mps"], 2, "--device cpu"),
-        (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none"], 1, "shipped names: tiny"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none"], 1, "shipped names: mini"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none.ckpt"], 1, "none.ckpt: no such file"),
         (["encode", "CLIP", "-o", "out.mp4"], 2, "out.vidtwin"),
         (["decode", "CLIP", "-o", "out.mp4"], 1, "not a latent file"),

@@ -73,7 +73,8 @@ def test_the_hash_of_an_ablation_and_of_tiny(tmp_path):
     ablated = seeded_model(replace(SMALL, structure_branch="convolution", query_dropout=0.3))
     ablated.save_pretrained(tmp_path)
     assert readers()["weights_hash"](tmp_path) == weights_hash(ablated)
-    assert f"`{readers()['weights_hash'](SHIPPED / 'tiny')}`" in CHECKPOINTS
+    for name in ("tiny", "mini"):
+        assert f"`{readers()['weights_hash'](SHIPPED / name)}`" in CHECKPOINTS
 
 
 def test_a_finished_latent_file(model, clip, tmp_path):
@@ -171,8 +172,9 @@ def test_the_table_of_presets():
         config = PRESETS[name]
         count = sum(int(np.prod(shape)) for shape in shapes_of(config).values())
         assert (parameters, values, rate) == (f"{count:,}", f"{config.latent_values}", f"{100 * config.compression_rate:.4f}")
-    stored = (SHIPPED / "tiny" / "model.safetensors").stat().st_size
-    assert f"{len(shapes_of(PRESETS['tiny']))} tensors, float16, {stored:,} bytes" in CHECKPOINTS
+    for name in ("tiny", "mini"):
+        stored = (SHIPPED / name / "model.safetensors").stat().st_size
+        assert f"{len(shapes_of(PRESETS[name]))} tensors, float16, {stored:,} bytes" in CHECKPOINTS
 
 
 def shapes_of(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:

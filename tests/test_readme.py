@@ -21,7 +21,7 @@ def blocks(text: str) -> list[str]:
 def test_the_python_examples_run(capsys):
     first, second, _ = blocks(README)
     exec(compile(first, "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("Latents(structure=(1, 64, 2, 7, 7)")
+    assert capsys.readouterr().out.startswith("Latents(structure=(1, 16, 8, 7, 7)")
     names: dict[str, Any] = {}
     exec(compile(second, "README.md", "exec"), names)
     assert names["motion"].shape == (2, 1792)  # as for the released model: 2 x 8 x 16 x 7

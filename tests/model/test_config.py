@@ -33,16 +33,23 @@ def test_parameter_counts_are_the_measured_ones_less_what_is_never_used(name, co
     assert sum(p.numel() for p in model.parameters()) == count - unused
 
 
-def test_tiny_keeps_its_promises():
-    config = preset("tiny")
-    assert config.compression_rate < 0.005
+def test_shipped_weights_keep_their_promises():
+    tiny, mini = preset("tiny"), preset("mini")
+    assert tiny.latent_values <= 8064 and tiny.compression_rate < 0.005
+    assert 50_000 <= mini.latent_values <= 54_000
     assert (SHIPPED / "tiny" / WEIGHTS_FILE).stat().st_size <= 20e6
+    assert (SHIPPED / "mini" / WEIGHTS_FILE).stat().st_size <= 40e6
+
+
+def test_dynamics_of_tiny_is_the_vector_of_motion_layouts():
+    config = preset("tiny")
+    assert config.dynamics_x_shape == config.dynamics_y_shape == (8, 16, 7)
 
 
 def test_presets_survive_a_round_trip_and_unknown_ones_are_refused():
     for config in PRESETS.values():
         assert VidTwinConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match="choose one of tiny, small"):
+    with pytest.raises(ValueError, match="choose one of tiny, mini, small"):
         preset("huge")
     with pytest.raises(ValueError, match="unknown field.*depht"):
         VidTwinConfig.from_dict({"depht": 3})
@@ -67,5 +74,6 @@ def test_bad_fields_are_named_with_a_remedy(fields, message):
         VidTwinConfig(**fields)
 
 
-def test_the_shipped_weights_are_of_their_preset():
-    assert VidTwin.from_pretrained("tiny").config == preset("tiny")
+@pytest.mark.parametrize("name", ["tiny", "mini"])
+def test_the_shipped_weights_are_of_their_preset(name):
+    assert VidTwin.from_pretrained(name).config == preset(name)

@@ -4,7 +4,7 @@ import ipaddress
 import os
 import sys
 
-from vidtwin.cli.options import SAMPLE, TINY, Model, UsageError
+from vidtwin.cli.options import MINI, SAMPLE, Model, UsageError
 
 AUTH = "VIDTWIN_DEMO_AUTH"
 
@@ -17,7 +17,7 @@ def demo_command(
     max_mb: int = 100,
     max_seconds: float = 20.0,
     max_side: int = 4096,
-    model: Model = TINY,
+    model: Model = MINI,
 ) -> None:
     """Open a web page on this machine: drop a video, and see what each latent holds; swap and mix two videos; generate.
 

@@ -35,7 +35,7 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True)
 class ModelOptions:
-    weights: str = "tiny"
+    weights: str = "mini"
     """A shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors)."""
     config: str = "released"
     """Of a file in Microsoft's layout: a preset, or a config.json."""
@@ -121,7 +121,7 @@ class VideoOptions:
 Model = Annotated[ModelOptions, arg(name="")]  # options without a prefix
 Fitting = Annotated[FitOptions, arg(name="")]
 Video = Annotated[VideoOptions, arg(name="")]
-TINY, AS_ENCODED = ModelOptions(), ModelOptions(weights="those that encoded")
+MINI, AS_ENCODED = ModelOptions(), ModelOptions(weights="those that encoded")
 FIT, VIDEO = FitOptions(), VideoOptions()
 
 

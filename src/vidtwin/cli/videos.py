@@ -14,8 +14,8 @@ from vidtwin.checkpoint import shipped_names
 from vidtwin.cli.options import (
     AS_ENCODED,
     FIT,
+    MINI,
     SAMPLE,
-    TINY,
     VIDEO,
     FitOptions,
     Fitting,
@@ -50,7 +50,7 @@ def reconstruct_command(
     resume: bool = False,
     fit: Fitting = FIT,
     video: Video = VIDEO,
-    model: Model = TINY,
+    model: Model = MINI,
 ) -> None:
     """Encode a video to Structure and Dynamics, decode it, and say how good it is.
 
@@ -97,7 +97,7 @@ def encode_command(
     step: float = 1.0,
     resume: bool = False,
     fit: Fitting = FIT,
-    model: Model = TINY,
+    model: Model = MINI,
 ) -> None:
     """Encode a video to a latent file (.vidtwin), which `decode` needs nothing else to decode.
 
@@ -193,7 +193,7 @@ def swap_command(
     out: Output,
     fit: Fitting = FIT,
     video: Video = VIDEO,
-    model: Model = TINY,
+    model: Model = MINI,
 ) -> None:
     """Decode the Structure of one video with the Dynamics of another.
 
@@ -221,7 +221,7 @@ def interpolate_command(
     part: Literal["both", "structure", "dynamics"] = "both",
     fit: Fitting = FIT,
     video: Video = VIDEO,
-    model: Model = TINY,
+    model: Model = MINI,
 ) -> None:
     """Decode steps on the line between the latents of two videos, side by side.
 

@@ -156,8 +156,13 @@ def _must_divide(name: str, value: int, by_name: str, by: int) -> None:
 # Paper: sizes of Sec. 4.1, latent settings of the rate table. The paper's base model is the one of its main results.
 PRESETS: dict[str, VidTwinConfig] = {
     "tiny": VidTwinConfig(
-        patch=32, hidden=192, depth=2, heads=3, num_queries=2, query_dim=192, query_layers=1, query_mlp=384, query_dropout=0.0,
-        structure_channels=64, structure_width=192, structure_downsamples=0, dynamics_channels=8, dynamics_downsamples=0,
+        patch=32, hidden=256, depth=2, heads=4, num_queries=8, query_dim=240, query_layers=1, query_heads=12, query_mlp=384,
+        query_dropout=0.0, structure_channels=16, structure_downsamples=0, dynamics_downsamples=0, temporal_attention="full",
+    ),
+    "mini": VidTwinConfig(
+        hidden=288, depth=2, heads=4, num_queries=8, query_dim=300, query_layers=1, query_heads=12, query_mlp=384,
+        query_dropout=0.0, structure_channels=26, structure_downsamples=0, dynamics_channels=26, dynamics_downsamples=0,
+        temporal_attention="full",
     ),
     "small": VidTwinConfig(hidden=512, depth=12, heads=8, structure_channels=4),
     "base": VidTwinConfig(structure_channels=4),

@@ -213,7 +213,7 @@ def untrained(
 
     Of a run that is `resumed`, whose weights come from its checkpoint, only the shapes.
     """
-    basis = None if isinstance(clips, TrainingClips) else clips.basis
+    basis = clips.basis if isinstance(clips, CoefficientClips) else None
     if resumed:
         return VidTwin(recipe.config) if basis is None else CompactTwin(recipe.config, len(basis))
     if recipe.init_from is not None:
@@ -221,9 +221,9 @@ def untrained(
             model = trained_weights(recipe.init_from, recipe.config)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"init_from of the recipe, where training starts from: {error}; train these first") from error
-        if isinstance(clips, TrainingClips):
+        if basis is None:
             return model
-        compact = CompactTwin.fold(model, clips.basis)
+        compact = CompactTwin.fold(model, basis)
         compact.centre_on(torch.stack([clips[index].clip for index in range(CENTRED_ON)]).float())
         return compact
     with tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet) as shown:
@@ -232,13 +232,11 @@ def untrained(
         model = VidTwin(recipe.config)
         if recipe.initialization == "principal":
             start_scaled(model)
-            if isinstance(clips, TrainingClips):
+            if basis is None:
                 drawn = torch.stack([clips[index].clip[:, ::4] for index in shown])  # every fourth frame
                 start_on_principal_patches(model, drawn.float() / 127.5 - 1)
     start_low_variance(model, recipe.initial_logvar)
-    if isinstance(clips, TrainingClips):
-        return model
-    return CompactTwin.fold(model, clips.basis)
+    return model if basis is None else CompactTwin.fold(model, basis)
 
 
 def linear_network(recipe: Recipe, clips: TrainingClips | CoefficientClips, numbers: Iterable[int]) -> VidTwin | CompactTwin:

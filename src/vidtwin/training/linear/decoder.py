@@ -1,8 +1,8 @@
 """The decoder's half of the linear start: from z_S and z_D to coefficients.
 
 Every channel of u belongs to one query: elsewhere its ReLU is shut. A query's components lie in directions of its channels that are
-orthogonal to ones, and as far as they can to the space table, so that neither offsets nor the table reach the head. Dynamics'
-components lie in what directions of all channels are left.
+orthogonal to ones and to the space table's mean, and as far as they can to the table, so that neither offsets nor the table
+reach the head. Dynamics' components lie in what directions of all channels are left.
 """
 
 import math
@@ -28,6 +28,7 @@ FAR_MOVING = 15.0
 SHUT = 18.0  # below that offset, in the same deviations, the channel lies for the other queries
 LOUD = 20.0  # more offset for queries of constants, in turns above and below the others: what does not change rules the norms
 MOVING = 0.12  # scale of channels of temporal functions above 0, whose offsets are multiplied by phi_k(t)
+ALONE = 1 / 3  # size of Dynamics' constants beside Structure's
 DYNAMICS = 0.25  # scale of Dynamics' components in u
 
 
@@ -44,7 +45,7 @@ class FeaturePlan:
         channels: of each query. offsets: (n_q,) of their ReLUs, open.  shut: (n_q,) what their flag adds.
         gains: (n_q, per) deviations of components in u. rows: (n_q per, c), their directions.
         mixing: (f, n_q) phi. bias: of the ReLU after the map to frames.
-        dynamics_rows: (d_D, c). dynamics_offset: of each channel of u_D^(w) and of u_D^(h).
+        dynamics_rows: (d_D, c). dynamics_offsets: (c,) of u_D^(w), and of u_D^(h).
     """
 
     channels: list[Tensor]
@@ -55,11 +56,11 @@ class FeaturePlan:
     mixing: Tensor
     bias: float
     dynamics_rows: Tensor
-    dynamics_offset: float
+    dynamics_offsets: Tensor
 
     def constants(self) -> Tensor:
         """(f, c): u where all latents are 0."""
-        constants = torch.full((len(self.mixing), self.rows.shape[1]), self.bias + 2 * self.dynamics_offset, dtype=torch.float64)
+        constants = (self.bias + 2 * self.dynamics_offsets).repeat(len(self.mixing), 1)
         for n, channels in enumerate(self.channels):
             constants[:, channels] += self.mixing[:, n : n + 1] * self.offsets[n]
         return constants
@@ -72,7 +73,8 @@ def plan_features(config: VidTwinConfig, coder: LinearCoder, space: Tensor, gene
         ValueError: hidden is too narrow.
     """
     n_q, c, per, d_D = config.num_queries, config.hidden, config.structure_channels - 1, config.dynamics_x_shape[0]
-    table = space - space.mean(0)  # its mean is a constant
+    mean = space.mean(0)  # a constant, which the norms scale as they do others
+    table = space - mean
     channels = _channels(coder.functions, table, generator)
     roots = coder.deviations.double().sqrt()
     moving = torch.tensor([MOVING if k else 1.0 for k in coder.functions], dtype=torch.float64)
@@ -84,23 +86,23 @@ def plan_features(config: VidTwinConfig, coder: LinearCoder, space: Tensor, gene
     bias = 0.0
     try:
         for n, own in enumerate(channels):
-            rows[n * per : (n + 1) * per, own] = quietest(table[:, own], torch.ones(1, len(own)), per, generator)
+            taken = torch.stack([torch.ones(len(own), dtype=torch.float64), mean[own]])
+            rows[n * per : (n + 1) * per, own] = quietest(table[:, own], taken, per, generator)
             groups[n, own] = 1
             sigmas[n] = math.sqrt(gains[n].square().sum() / len(own))
             k = coder.functions[n]
             far = FAR_MOVING if k else FAR
             offsets[n] = far * sigmas[n] + loud[n]
             bias = max(bias, float(-mixing[:, n].min() * (offsets[n] + far * sigmas[n])))
-        taken = torch.cat([rows, groups / groups.norm(dim=1, keepdim=True)])
+        taken = torch.cat([rows, groups / groups.norm(dim=1, keepdim=True), mean[None] / mean.norm()])
         dynamics_rows = quietest(table, taken, d_D, generator)
     except ValueError as error:
         raise ValueError(
             f"hidden={c}: too narrow for a linear start ({error}); use a wider one, or fewer structure_channels"
         ) from None
-    dynamics_sigma = DYNAMICS * math.sqrt(d_D / c)
-    return FeaturePlan(
-        channels, offsets, offsets + SHUT * sigmas, gains, rows, mixing, bias + 0.5, dynamics_rows, OPEN_DYNAMICS * dynamics_sigma
-    )
+    pattern = _own_pattern(coder.functions, signs * offsets, groups)
+    dynamics_offsets = pattern - pattern.min() + OPEN_DYNAMICS * DYNAMICS * math.sqrt(d_D / c)
+    return FeaturePlan(channels, offsets, offsets + SHUT * sigmas, gains, rows, mixing, bias + 0.5, dynamics_rows, dynamics_offsets)
 
 
 def _channels(functions: list[int], table: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -127,6 +129,24 @@ def _in_turns(functions: list[int]) -> tuple[Tensor, Tensor]:
     loud[constants] = LOUD
     loud[constants[1::2]] *= len(constants[::2]) / max(1, len(constants[1::2]))
     return signs, loud
+
+
+def _own_pattern(functions: list[int], levels: Tensor, groups: Tensor) -> Tensor:
+    """Constants (c,) of u_D^(w), and of u_D^(h), for the norms to divide by where Dynamics is decoded alone: the same in all
+    channels of a query, orthogonal to Structure's, ALONE of their size.
+
+    Structure alone is then divided by a little too little, Dynamics alone by less, and shown stronger than it is.
+    """
+    moving = [n for n, k in enumerate(functions) if k]
+    pattern = torch.zeros(len(functions), dtype=torch.float64)
+    pattern[moving[::2]], pattern[moving[1::2]] = 1.0, -1.0
+    if len(moving) < 2:  # two and two of the constants
+        pattern += torch.tensor([1.0 if n % 4 < 2 else -1.0 for n in range(len(functions))], dtype=torch.float64)
+    taken = torch.stack([torch.ones_like(levels), levels - levels.mean()])
+    basis, _ = torch.linalg.qr(taken.T)
+    pattern = pattern - basis @ (basis.T @ pattern)
+    size = pattern.norm() / (levels - levels.mean()).norm().clamp(min=1e-9)
+    return ALONE / 2 * (pattern / size.clamp(min=1e-6)) @ groups
 
 
 @torch.no_grad()
@@ -188,7 +208,7 @@ def write_dynamics_decoder(decoder: DynamicsDecoder, coder: LinearCoder, plan: F
     first.bias[:d_D] = OPEN_DYNAMICS
     nn.init.zeros_(last.weight)
     last.weight[:, :d_D] = (DYNAMICS * plan.dynamics_rows.T).float()
-    last.bias.copy_(plan.dynamics_offset - OPEN_DYNAMICS * DYNAMICS * plan.dynamics_rows.sum(0))
+    last.bias.copy_(plan.dynamics_offsets - OPEN_DYNAMICS * DYNAMICS * plan.dynamics_rows.sum(0))
     ups = (coder.dynamics_pooling.up_w, coder.dynamics_pooling.up_h)
     for stretch, up in zip(decoder.stretch, ups, strict=False):
         assert isinstance(stretch, nn.Sequential)
