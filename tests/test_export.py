@@ -164,7 +164,7 @@ def test_info_of_an_export(int8, capsys):
     "options, line",
     [
         (["--backend", "onnx", "--weights", "{weights}"], "holds no exported model; make one with `vidtwin export"),
-        (["--backend", "onnx"], "tiny: holds no exported model"),
+        (["--backend", "onnx"], "mini: holds no exported model"),
         (["--weights", "{folder}"], "was exported to ONNX; add --backend onnx"),
         (["--backend", "onnx", "--weights", "{folder}", "--dtype", "bfloat16"], "has the precision of its export; leave them out"),
         (["--backend", "onnx", "--weights", "{folder}", "--low-memory"], "--compile and --low-memory: not for an exported model"),

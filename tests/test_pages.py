@@ -140,7 +140,7 @@ def test_shapes_are_those_of_the_walk():
 
 def test_rates_are_computed():
     rows = [row for row in rows_of("how-it-works.md") if "rate" in row]
-    assert len(rows) == 5
+    assert len(rows) == 6
     for row in rows:
         config = preset(row["preset"].strip("`"))
         *structure, structure_values = numbers(row["z_S: d_S, n_q, h_S, w_S"])

@@ -16,7 +16,7 @@ from vidtwin.inference.onnx_model import Exported, is_exported
 from vidtwin.loading import is_folder_weights
 from vidtwin.loading import load_weights as load_weights  # also by this name
 from vidtwin.model.config import PRESETS, VidTwinConfig
-from vidtwin.released import RELEASED_SUFFIXES, position_tables, read_released, released_shapes, unused_shapes
+from vidtwin.released import RELEASED_SUFFIXES, position_tables, read_released, released_presets, released_shapes, unused_shapes
 from vidtwin.video.read import probe
 
 Layout = Mapping[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
@@ -196,7 +196,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> VidTwinConfig | None:
 
     The number of attention heads leaves no trace in the shapes: it is taken from the preset of the same shapes, else hidden / 64.
     """
-    for config in PRESETS.values():
+    for config in released_presets().values():
         if released_shapes(config) == dict(shapes):
             return config
 

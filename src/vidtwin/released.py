@@ -96,6 +96,11 @@ def position_tables(config: VidTwinConfig) -> dict[str, Tensor]:
     }
 
 
+def released_presets() -> dict[str, VidTwinConfig]:
+    """The presets that the released layout can hold."""
+    return {name: config for name, config in PRESETS.items() if config.temporal_attention == "causal"}
+
+
 @lru_cache(maxsize=32)
 def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
     """Every name of the released layout of a config, without `loss.*`, with its shape (587 names for "released").
@@ -147,7 +152,7 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     shapes |= {name: expected[name] for name in TABLES if name not in shapes}
     if shapes != expected:
-        if fitting := next((name for name, other in PRESETS.items() if released_shapes(other) == shapes), None):
+        if fitting := next((name for name, other in released_presets().items() if released_shapes(other) == shapes), None):
             raise ValueError(
                 f"{path}: holds the preset {fitting!r}; give config={fitting!r}, or --config {fitting} on the command line"
             )

@@ -70,7 +70,7 @@ def test_latents_of_other_weights_are_refused(folder, tmp_path, clip, capsys):
     capsys.readouterr()
     assert run(folder, "-o", tmp_path / "out", "--structure", tmp_path / "in.vidtwin") == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "tiny" in line
+    assert "mini" in line
 
 
 def test_an_unconditional_generator_makes_videos_without_a_name(tmp_path):

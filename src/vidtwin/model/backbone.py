@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-6
-SHORT = 256  # tokens: up to here the fused attention of CPUs, made for long sequences, loses to plain products in training
 MLP_TOKENS = 1024  # at a time, when nothing is kept for gradients
 
 
@@ -43,7 +42,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of b sequences; (b, l, c) -> the same."""
+    """Multi-head self-attention of b sequences; (b, l, c) -> the same.
+
+    With `by_products` it is computed by two products in training: faster for the short sequences of one frame or place on a CPU,
+    whose fused kernel is made for long ones. Products of several sequences at once round differently in batches of other sizes.
+    """
+
+    by_products = False
 
     def __init__(self, c: int, heads: int, causal: bool = False):
         super().__init__()
@@ -53,8 +58,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b n l d", three=3, n=self.heads)
-        by_products = x.device.type == "cpu" and torch.is_grad_enabled() and x.shape[1] <= SHORT
-        y = attend(q, k, v, self.causal) if by_products else nnf.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        if self.by_products and torch.is_grad_enabled():
+            y = attend(q, k, v, self.causal)
+        else:
+            y = nnf.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.proj(rearrange(y, "b n l d -> b l (n d)"))
 
 

@@ -134,8 +134,11 @@ class VidTwin(nn.Module, Checkpointed):
 def _unrounded(branch: nn.Module, *tensors: Tensor) -> Any:
     """A branch in the dtype of its weights, whatever autocast says: it has a small share of the work, and its post-norms carry
     constants far larger than what they pass on."""
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return branch(*tensors)
     dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
-    with torch.autocast(tensors[0].device.type, enabled=False):
+    with torch.autocast(device, enabled=False):
         return branch(*(tensor.to(dtype) for tensor in tensors))
 
 

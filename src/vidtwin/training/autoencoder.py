@@ -226,15 +226,16 @@ def untrained(
         compact = CompactTwin.fold(model, basis)
         compact.centre_on(torch.stack([clips[index].clip for index in range(CENTRED_ON)]).float())
         return compact
-    with tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet) as shown:
-        if recipe.initialization == "linear":
-            return linear_network(recipe, clips, shown)
-        model = VidTwin(recipe.config)
-        if recipe.initialization == "principal":
-            start_scaled(model)
-            if basis is None:
-                drawn = torch.stack([clips[index].clip[:, ::4] for index in shown])  # every fourth frame
-                start_on_principal_patches(model, drawn.float() / 127.5 - 1)
+    fitted = recipe.initialization != "released"
+    numbers = tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet or not fitted)
+    if recipe.initialization == "linear":
+        return linear_network(recipe, clips, numbers)
+    model = VidTwin(recipe.config)
+    if recipe.initialization == "principal":
+        start_scaled(model)
+        if basis is None:
+            drawn = torch.stack([clips[index].clip[:, ::4] for index in numbers])  # every fourth frame
+            start_on_principal_patches(model, drawn.float() / 127.5 - 1)
     start_low_variance(model, recipe.initial_logvar)
     return model if basis is None else CompactTwin.fold(model, basis)
 

@@ -59,6 +59,9 @@ class CompactTwin(nn.Module):
             assert isinstance(block, SpaceTimeBlock)
             block.temporal_attention = CentredAttention(c, config.heads, causal)
         self.twin.decoder.transformer.initialize()
+        for module in self.twin.modules():
+            if isinstance(module, Attention):
+                module.by_products = True
 
     @property
     def basis(self) -> PatchBasis:

@@ -100,7 +100,7 @@ def plan_features(config: VidTwinConfig, coder: LinearCoder, space: Tensor, gene
         raise ValueError(
             f"hidden={c}: too narrow for a linear start ({error}); use a wider one, or fewer structure_channels"
         ) from None
-    pattern = _own_pattern(coder.functions, signs * offsets, groups)
+    pattern = _own_pattern(coder.functions, signs * offsets, groups) * (d_D > 0)
     dynamics_offsets = pattern - pattern.min() + OPEN_DYNAMICS * DYNAMICS * math.sqrt(d_D / c)
     return FeaturePlan(channels, offsets, offsets + SHUT * sigmas, gains, rows, mixing, bias + 0.5, dynamics_rows, dynamics_offsets)
 
