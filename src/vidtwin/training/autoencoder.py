@@ -272,7 +272,7 @@ def validate(run: Run, clips: Tensor) -> tuple[float, np.ndarray]:
     """Mean over clips (N, 3, F, H, W) of the mean over frames of PSNR (dB), from mean latents and the weights to use; and the
     first clip beside its reconstruction and the decodes of each latent alone, uint8 (F, H', W', 3)."""
     with run.weights_in_place():
-        model = run.pixel_model().to(run.accelerator.device)
+        model = run.pixel_model()
         scores = []
         for x in clips.split(1):
             x = x.to(run.accelerator.device)

@@ -154,13 +154,13 @@ class Run(Optimization):
         return super().rate(name, step)
 
     def pixel_model(self, weights: Mapping[str, Tensor] | None = None) -> VidTwin:
-        """The model on pixels, in eval mode, on the CPU: of some of the network's weights, or as they are now."""
+        """The model on pixels, in eval mode: of the network's weights as they are now, on its device, or of others, on the CPU."""
         if isinstance(self.network, CompactTwin):
             compact = CompactTwin(self.recipe.config, len(self.network.vectors))
             compact.load_state_dict(self.network.state_dict() if weights is None else weights)
-            return compact.unfold()
+            return compact.unfold().to("cpu" if weights is not None else self.accelerator.device)
         if weights is None:
-            return self.twin.eval()
+            return self.twin.eval()  # itself: moving it, if only to where it is, would part its gradients from DDP's buckets
         model = VidTwin(self.recipe.config)
         model.load_state_dict(weights)
         return model.eval()
