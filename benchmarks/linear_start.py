@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = {}
     for name in options.recipes:
-        recipe = read_recipe(f"recipes/{name}.yaml", train_videos=options.training_videos, validation_videos=options.test_videos)
+        recipe: Recipe = read_recipe(
+            f"recipes/{name}.yaml", train_videos=options.training_videos, validation_videos=options.test_videos
+        )
         found[name] = measured(recipe, options.test_videos, options.out / name)
         print(name, found[name], flush=True)
     write_results("linear-start", {"setting": setting("cpu", arguments), "models": found})
