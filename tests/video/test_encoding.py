@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidtwin.video import VideoWriter, frame_count, probe, read_video
-from vidtwin.video.encoding import Encoding, is_pattern, is_picture_sequence
+from vidtwin.video.encoding import Encoding, _x264_options, is_pattern, is_picture_sequence
 from vidtwin.video.orientation import Orientation
 
 CODECS = {
@@ -192,3 +192,11 @@ def test_fast_keeps_every_frame_at_about_the_same_quality(tmp_path, blobs, codec
         errors.append(np.square(read_video(path).frames.astype(float) - frames).mean())
     assert (tmp_path / "True.mkv").read_bytes() != (tmp_path / "False.mkv").read_bytes()
     assert errors[1] < 1.5 * errors[0] + 1
+
+
+def test_x264_keeps_to_avx2_where_its_wider_code_is_not_repeatable(tmp_path):
+    wide, narrow = tmp_path / "wide", tmp_path / "narrow"
+    wide.write_text("flags : sse2 avx2 avx512f avx512bw\n")
+    narrow.write_text("flags : sse2 avx2\n")
+    assert _x264_options(wide) == {"x264-params": "asm=avx2"}
+    assert _x264_options(narrow) == _x264_options(tmp_path / "none") == {}

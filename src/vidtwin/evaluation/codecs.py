@@ -23,7 +23,7 @@ from torch import Tensor
 from vidtwin.evaluation.metrics import clip_psnr
 from vidtwin.video.clips import levels
 from vidtwin.video.encoder import color_graph, configure
-from vidtwin.video.encoding import Settings
+from vidtwin.video.encoding import X264, Settings
 from vidtwin.video.read import read_video
 
 FPS = Fraction(25)
@@ -46,7 +46,7 @@ class Codec:
 
 
 CODECS = {
-    "x264": Codec(Settings("libx264", "yuv420p", {"preset": "veryslow", "g": "1000"}), (24, 28, 32, 36, 40, 44)),
+    "x264": Codec(Settings("libx264", "yuv420p", {"preset": "veryslow", "g": "1000"} | X264), (24, 28, 32, 36, 40, 44)),
     "x265": Codec(
         Settings("libx265", "yuv420p", {"preset": "veryslow", "x265-params": "keyint=1000:info=0:log-level=error"}),
         (24, 28, 32, 36, 40, 44),

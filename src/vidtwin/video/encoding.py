@@ -37,6 +37,14 @@ class _Codec:
     fast: dict[str, str] = field(default_factory=dict)  # options of lossy settings
 
 
+def _x264_options(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Where the processor has AVX-512, leave it to x264 no further than AVX2: its AVX-512 code reads memory that was never written
+    (seen with macroblock-tree rate control), so that the same frames became other bytes from run to run."""
+    wide = cpuinfo.is_file() and "avx512bw" in cpuinfo.read_text()
+    return {"x264-params": "asm=avx2"} if wide else {}
+
+
+X264 = _x264_options()
 # The number of threads is the same on every machine, because it changes the bytes; frames are stored in the order shown.
 THREADS = 4
 _X265 = "bframes=0:frame-threads=2:pools=4:log-level=error"
@@ -47,9 +55,9 @@ _CODECS = {
         (".mp4", ".m4v", ".mov", ".mkv"),
         1,
         (16_384, 16_384),
-        Settings("libx264", "yuv420p", {"bf": "0"}),
+        Settings("libx264", "yuv420p", {"bf": "0"} | X264),
         (0, 18, 51),
-        Settings("libx264rgb", "rgb24", {"bf": "0", "qp": "0"}),
+        Settings("libx264rgb", "rgb24", {"bf": "0", "qp": "0"} | X264),
         {"preset": "veryfast"},
     ),
     "hevc": _Codec(
