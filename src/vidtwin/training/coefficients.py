@@ -8,7 +8,8 @@ Letters: B clips, F frames, K coefficients of a block, (h, w) blocks of a frame,
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,14 +89,16 @@ def cache_coefficients(
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    fit, rows, videos = BasisFit(block_side(recipe.config.patch)), 0, []
-    for _, found, _ in _in_order(_Moments(recipe, sources), "videos for the basis", quiet):
+    side, rows, videos = block_side(recipe.config.patch), 0, []
+    fit = BasisFit(side)
+    for _, found, _ in _in_order(_Views(recipe, sources, 1, partial(_moments, side=side)), "videos for the basis", quiet):
         if found is not None:
             fit.merge(*found)
     assert recipe.coefficients is not None
     basis = fit.basis(recipe.coefficients)
+    views = _Views(recipe, sources, recipe.views, partial(_projected, basis=basis))
     with open(folder / COEFFICIENTS, "wb") as coefficients, open(folder / OUTSIDE, "wb") as outside:
-        for recording, found, reason in _in_order(_Projected(recipe, sources, basis), "videos to coefficients", quiet):
+        for recording, found, reason in _in_order(views, "videos to coefficients", quiet):
             if found is None:
                 failures.add(((recording.name, reason),))
                 continue
@@ -105,22 +108,20 @@ def cache_coefficients(
             videos.append({"name": recording.name, "frames": len(stored), "grid": list(errors.shape[1:]), "row": rows})
             rows += errors.numel()
     save_file({"mean": basis.mean, "vectors": basis.vectors, "signs": basis.signs}, folder / BASIS)
-    with atomic_output(folder / INDEX) as partial:  # last: a folder without it is not whole
-        partial.write_text(json.dumps({"origin": origin, "videos": videos, "rows": rows}))
+    with atomic_output(folder / INDEX) as unfinished:  # last: a folder without it is not whole
+        unfinished.write_text(json.dumps({"origin": origin, "videos": videos, "rows": rows}))
 
 
 class _Views(Dataset[tuple[Recording, Any, str]]):
-    """Item i: recording, what is made of one of its views, or None and why not."""
+    """Item i: recording, what `made` makes of the frames of one of its views, or None and why not."""
 
-    def __init__(self, recipe: Recipe, sources: Sequence[Recording], views: int):
-        self.recipe, self.sources, self.views = recipe, sources, views
+    def __init__(self, recipe: Recipe, sources: Sequence[Recording], views: int, made: Callable[[Iterator[Tensor]], Any]):
+        self.recipe, self.sources, self.views, self.made = recipe, sources, views, made
 
     def __len__(self) -> int:
         return len(self.sources) * self.views
 
     def __getitem__(self, index: int) -> tuple[Recording, Any, str]:
-        if index >= len(self):
-            raise IndexError(index)
         number, view = divmod(index, self.views)
         recording = self.sources[number]
         try:
@@ -128,37 +129,23 @@ class _Views(Dataset[tuple[Recording, Any, str]]):
         except (ValueError, OSError) as error:
             return recording, None, recording.reason(error)
 
-    def made(self, parts: Iterator[Tensor]) -> Any:
-        raise NotImplementedError
+
+def _moments(parts: Iterator[Tensor], side: int) -> tuple[int, Tensor, Tensor]:
+    """Of some of the first frames, what a basis is fitted to."""
+    first = next(parts, None)
+    if first is None:
+        raise ValueError("holds no frames")
+    fit = BasisFit(side)
+    fit.add(first[::FIT_EVERY])
+    return fit.count, fit.total, fit.products
 
 
-class _Moments(_Views):
-    """Of some of the first frames of every recording, what a basis is fitted to."""
-
-    def __init__(self, recipe: Recipe, sources: Sequence[Recording]):
-        super().__init__(recipe, sources, 1)
-
-    def made(self, parts: Iterator[Tensor]) -> tuple[int, Tensor, Tensor]:
-        fit = BasisFit(block_side(self.recipe.config.patch))
-        first = next(parts, None)
-        if first is None:
-            raise ValueError("holds no frames")
-        fit.add(first[::FIT_EVERY])
-        return fit.count, fit.total, fit.products
-
-
-class _Projected(_Views):
+def _projected(parts: Iterator[Tensor], basis: PatchBasis) -> tuple[Tensor, Tensor]:
     """Coefficients (n, h, w, K), as the bits of bfloat16, and squared errors outside (n, h, w), float16."""
-
-    def __init__(self, recipe: Recipe, sources: Sequence[Recording], basis: PatchBasis):
-        super().__init__(recipe, sources, recipe.views)
-        self.basis = basis
-
-    def made(self, parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-        found = [self.basis.project(frames) for frames in parts]
-        if not found:
-            raise ValueError("holds no frames")
-        return torch.cat([c.bfloat16().view(torch.int16) for c, _ in found]), torch.cat([r.half() for _, r in found])
+    found = [basis.project(frames) for frames in parts]
+    if not found:
+        raise ValueError("holds no frames")
+    return torch.cat([c.bfloat16().view(torch.int16) for c, _ in found]), torch.cat([r.half() for _, r in found])
 
 
 def _in_order(views: _Views, text: str, quiet: bool) -> Iterator[tuple[Recording, Any, str]]:
