@@ -192,7 +192,7 @@ def gradients(
         noise = [noise_generator(recipe.seed, number) for number in batch.indices.tolist()]
         with run.gradients_shared(part + 1 == recipe.accumulate):
             with accelerator.autocast():
-                x_hat, posterior = run.model(x, recipe.sample_posterior, noise)
+                x_hat, posterior = run.model(x, recipe.sample_posterior, noise, **run.options(batch))
             x_hat, posterior = x_hat.float(), posterior.to(torch.float32)
             losses = run.losses(batch, x, x_hat, posterior, adversarial)
             accelerator.backward(losses["total"] / recipe.accumulate)

@@ -80,18 +80,25 @@ class CompactTwin(nn.Module):
         z = rearrange(z, "b f (h w) c -> b c f h w", h=h, w=w)
         return self.twin.posterior_of(z)
 
-    def decode(self, latents: Latents) -> Tensor:
-        """Coefficients (B, f, s, k)."""
-        u = self.twin.u_S(latents) + self.twin.u_D(latents)
+    def decode(self, latents: Latents, structure_alone: Tensor | None = None) -> Tensor:
+        """Coefficients (B, f, s, k); of the clips that a mask (B,) names, from u_S alone."""
+        u_D = self.twin.u_D(latents)
+        if structure_alone is not None:
+            u_D = u_D * ~structure_alone[:, None, None, None, None]
+        u = self.twin.u_S(latents) + u_D
         u = self.twin.decoder.transformer(rearrange(u, "b c f h w -> b f (h w) c"))
         return self.head(self.twin.decoder.head(u))
 
     def forward(
-        self, x: Tensor, sample: bool = False, generator: torch.Generator | list[torch.Generator] | None = None
+        self,
+        x: Tensor,
+        sample: bool = False,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        structure_alone: Tensor | None = None,
     ) -> tuple[Tensor, Posterior]:
-        """As `VidTwin.forward`, on coefficients."""
+        """As `VidTwin.forward`, on coefficients; `structure_alone` as of `decode`."""
         posterior = self.posterior(x).to(torch.float32)
-        return self.decode(posterior.sample(generator) if sample else posterior.mean), posterior
+        return self.decode(posterior.sample(generator) if sample else posterior.mean, structure_alone), posterior
 
     @torch.no_grad()
     def centre_on(self, x: Tensor, anew: bool = False) -> None:

@@ -43,6 +43,9 @@ class DiscriminatorRecipe:
         _positive(self, "weight", "learning_rate", prefix="discriminator.")
 
 
+ON_COEFFICIENTS = ("reverse", "max_stride", "brightness", "contrast", "colour", "views", "structure_alone")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecipe:
     """What every kind of training has.
@@ -147,6 +150,8 @@ class Recipe(RunRecipe):
             squared error alone is known there, so loss.l1 and loss.perceptual are 0. null is pixels.
         cache: folder of the coefficients; null is `coefficients` in the run's folder. views: of each video, of drawn short side,
             place and colour (gains from 1 +- colour).
+        structure_alone: share of the clips that are decoded from Structure alone, so that the decoder does not unlearn it; with
+            coefficients only.
         initialization: from scratch: "released" as the released code does, "linear": as the best linear coder, fitted to
             `init_clips` clips (`training.linear`), or "principal": the maps from and to patches on the
             principal components of the patches of `init_clips` clips, the branches at a scale that keeps variance; much faster.
@@ -172,6 +177,7 @@ class Recipe(RunRecipe):
     cache: str | None = None
     views: int = 1
     colour: float = 0.0
+    structure_alone: float = 0.0
     short_side: tuple[int, int] | None = None
     loss: LossWeights = field(default_factory=LossWeights)
     learned_logvar: bool = False
@@ -200,16 +206,16 @@ class Recipe(RunRecipe):
         super().__post_init__()
         self.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
         _at_least(self, 1, "init_clips", "validation_clips", "max_stride", "views")
-        _at_least(self, 0, "max_failures", "brightness", "contrast", "colour")
+        _at_least(self, 0, "max_failures", "brightness", "contrast", "colour", "structure_alone")
+        if self.structure_alone > 0.5:
+            raise ValueError(f"structure_alone={self.structure_alone}: must be in [0, 0.5]")
         _positive(self, "logvar_bound")
         if self.sample_fps is not None:
             _positive(self, "sample_fps")
         if self.coefficients is not None:
             self._check_coefficients(self.coefficients)
-        elif self.reverse or self.max_stride > 1 or self.brightness or self.contrast or self.colour or self.views > 1:
-            raise ValueError(
-                "reverse, max_stride, brightness, contrast, colour and views work on coefficients; set coefficients: 128"
-            )
+        elif any(getattr(self, name) != getattr(type(self), name) for name in ON_COEFFICIENTS):
+            raise ValueError(f"{', '.join(ON_COEFFICIENTS)} work on coefficients; set coefficients: 128")
         if (self.perceptual == "none") != (self.loss.perceptual == 0):
             raise ValueError(
                 f"perceptual: {self.perceptual} with loss.perceptual={self.loss.perceptual}: "

@@ -75,6 +75,13 @@ class Run(Optimization):
         x = batch.clips.to(self.accelerator.device, non_blocking=True).float()
         return x if isinstance(batch, CoefficientBatch) else x / 127.5 - 1
 
+    def options(self, batch: Batch | CoefficientBatch) -> dict[str, Tensor]:
+        """Further arguments of the model for a batch: which of its clips are decoded from Structure alone, by their numbers."""
+        share = self.recipe.structure_alone
+        if not share:
+            return {}
+        return {"structure_alone": (batch.indices % round(1 / share) == 0).to(self.accelerator.device)}
+
     def losses(
         self, batch: Batch | CoefficientBatch, x: Tensor, x_hat: Tensor, posterior: Posterior, adversarial: bool
     ) -> dict[str, Tensor]:
