@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from vidtwin.model.config import VidTwinConfig, halved
+from vidtwin.training.linear.neighbours import Neighbours, fit_neighbours
 from vidtwin.training.linear.reading import TimeReading
 
 CHUNK = 16  # clips at a time
@@ -81,6 +82,7 @@ class LinearCoder:
         components: (n_q, k, per), W_n, orthonormal columns. deviations: (n_q, per) of z_n.
         analysis, synthesis: A (d_D, k) and B (k, d_D). dynamics_deviations: (d_D,) of z_x and z_y together.
         structure_pooling, dynamics_pooling: of each branch.
+        neighbours: what the places beside a place tell of it; None if nothing does.
     """
 
     config: VidTwinConfig
@@ -94,6 +96,7 @@ class LinearCoder:
     dynamics_deviations: Tensor
     structure_pooling: Pooling
     dynamics_pooling: Pooling
+    neighbours: Neighbours | None = None
 
     def structure(self, x: Tensor) -> Tensor:
         """Coefficients (N, f, s, k) -> x_S, the same shape: what Structure says of them."""
@@ -129,9 +132,35 @@ class LinearCoder:
         codes = (axis @ self.analysis.T.to(x) for axis in self.axes(x))
         return self.summed(*codes) @ self.synthesis.T.to(x)
 
+    def features(self, x: Tensor) -> Tensor:
+        """(N, f, s, k) -> (N, f, s, n_q per + d_D): phi_k(n)(t) z_n of all queries, then z_x + z_y of the place."""
+        seen = self.structure_pooling.down(self._grid(torch.einsum("kf,nfsj->knsj", self.reading.windows.to(x), x)))
+        places = [self.structure_pooling.up(seen[k] @ W.to(x)) for k, W in zip(self.functions, self.components, strict=True)]
+        phi = self.reading.functions[self.functions].to(x)
+        structure = torch.einsum("qf,qnsi->nfsqi", phi, torch.stack(places).flatten(2, 3)).flatten(3)
+        codes = (axis @ self.analysis.T.to(x) for axis in self.axes(x))
+        return torch.cat([structure, self.summed(*codes)], -1)
+
+    def plain(self, features: Tensor) -> Tensor:
+        """x_S + x_D of features: (N, f, s, n) -> (N, f, s, k)."""
+        return features @ torch.cat([*self.components, self.synthesis], 1).T.to(features)
+
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x_S + x_D."""
-        return self.structure(x) + self.dynamics(x)
+        """(N, f, s, k) -> the same: x_S + x_D, and what neighbours tell besides."""
+        y = self.features(x)
+        return self.plain(y) if self.neighbours is None else self.plain(y) + self.neighbours.correct(y)
+
+    def with_neighbours(self, weights: Tensor, x: Tensor, patterns: int, rank: int) -> "LinearCoder":
+        """The coder with `neighbours` fitted to clips (N, f, s, k); arguments as of `fit_neighbours`."""
+
+        def left() -> Iterator[tuple[Tensor, Tensor]]:
+            for part in x.split(max(1, min(CHUNK, len(x) // 8))):
+                y = self.features(part.float())
+                yield y, part.float() - self.plain(y)
+
+        constants = [W for k, W in zip(self.functions, self.components, strict=True) if k == 0]
+        written = torch.cat([*constants, self.components[0][:, :0]], 1)
+        return replace(self, neighbours=fit_neighbours(weights, left(), written, patterns, rank))
 
     def bases(self) -> Iterator[tuple[int, Tensor]]:
         """(k, all components of temporal function k) for those that have queries."""

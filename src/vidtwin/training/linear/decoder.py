@@ -12,13 +12,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from vidtwin.model.backbone import SpaceTimeBlock
+from vidtwin.model.backbone import SpaceTimeBlock, modulated_norm
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.dynamics import DynamicsDecoder
 from vidtwin.model.structure import StructureDecoder
 from vidtwin.training.compact import CompactTwin
 from vidtwin.training.linear.coder import LinearCoder
-from vidtwin.training.linear.directions import bias_of, clear, quietest
+from vidtwin.training.linear.directions import bias_of, clear, quietest, untouched
+from vidtwin.training.linear.neighbours import look_beside
 
 FLAG_STEP = 0.5  # between the levels of z_S that tell one query from the next
 OPEN = 24.0  # offset of ReLUs after values of deviation 1
@@ -150,15 +151,17 @@ def _own_pattern(functions: list[int], levels: Tensor, groups: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def write_decoder(compact: CompactTwin, coder: LinearCoder, generator: torch.Generator) -> None:
-    """Everything after the latents."""
+def write_decoder(compact: CompactTwin, coder: LinearCoder, x: Tensor, generator: torch.Generator) -> LinearCoder:
+    """Everything after the latents. Returns the coder with its neighbours, fitted to x (N, f, s, k)."""
     config, twin = compact.config, compact.twin
     space = twin.decoder.transformer.space.double()
     plan = plan_features(config, coder, space, generator)
     write_structure_decoder(twin.structure_decoder, config, plan)
     if isinstance(twin.dynamics_decoder, DynamicsDecoder):
         write_dynamics_decoder(twin.dynamics_decoder, coder, plan, generator)
-    write_head(compact, coder, plan, space)
+    write_norms(compact, coder, plan, space)
+    write_head(compact, coder, plan)
+    return write_neighbours(compact, coder, x, plan, space, generator)
 
 
 def write_structure_decoder(decoder: StructureDecoder, config: VidTwinConfig, plan: FeaturePlan) -> None:
@@ -218,9 +221,8 @@ def write_dynamics_decoder(decoder: DynamicsDecoder, coder: LinearCoder, plan: F
             layer.weight.copy_(matrix)
 
 
-def write_head(compact: CompactTwin, coder: LinearCoder, plan: FeaturePlan, space: Tensor) -> None:
-    """Norms and the head: what every norm divides by and takes off is put back, on average over frames and places; then a
-    component's direction gives it back to the coefficients."""
+def write_norms(compact: CompactTwin, coder: LinearCoder, plan: FeaturePlan, space: Tensor) -> None:
+    """Modulations: what every norm divides by and takes off is put back, on average over frames and places."""
     constants = plan.constants()
     tokens = constants[:, None] + space  # (f, s, c)
     spread = tokens - tokens.mean(-1, keepdim=True)
@@ -240,9 +242,57 @@ def write_head(compact: CompactTwin, coder: LinearCoder, plan: FeaturePlan, spac
     modulation[0] = shift.float()
     modulation[1] = float(size) - 1
 
+
+def feature_readers(coder: LinearCoder, plan: FeaturePlan) -> Tensor:
+    """(n, c): what reads the features of `LinearCoder.features` from the content of u."""
     signs = plan.mixing[0].sign()  # phi_k(0) > 0
-    by_query = zip(coder.components.double(), coder.deviations.double(), plan.gains, signs, strict=True)
-    structure = torch.cat([sign * W * (deviation / gain) for W, deviation, gain, sign in by_query], 1) @ plan.rows
-    dynamics = coder.synthesis.double() * (coder.dynamics_deviations.double() / DYNAMICS) @ plan.dynamics_rows
-    compact.head.weight.copy_(structure + dynamics)
+    structure = (signs[:, None] * coder.deviations.double() / plan.gains).flatten()[:, None] * plan.rows
+    dynamics = (coder.dynamics_deviations.double() / DYNAMICS)[:, None] * plan.dynamics_rows
+    return torch.cat([structure, dynamics])
+
+
+def write_head(compact: CompactTwin, coder: LinearCoder, plan: FeaturePlan) -> None:
+    """The head: a feature's direction gives its components back to the coefficients."""
+    synthesis = torch.cat([*coder.components, coder.synthesis], 1).double()
+    compact.head.weight.copy_(synthesis @ feature_readers(coder, plan))
     nn.init.zeros_(compact.head.bias)
+
+
+def write_neighbours(
+    compact: CompactTwin, coder: LinearCoder, x: Tensor, plan: FeaturePlan, space: Tensor, generator: torch.Generator
+) -> LinearCoder:
+    """First block, spatial attention: heads look beside a place and write what its neighbours tell of it.
+
+    It is written into the directions of constants' components and into those that are still free. The head takes what the place
+    itself tells besides.
+    """
+    block = compact.twin.decoder.transformer.blocks[0]
+    assert isinstance(block, SpaceTimeBlock)
+    attention, (c, heads) = block.spatial_attention, (compact.config.hidden, block.spatial_attention.heads)
+    readers = feature_readers(coder, plan)
+    groups = torch.stack([torch.zeros(c, dtype=torch.float64).index_fill(0, own, 1.0) for own in plan.channels])
+    even = (1 + block.modulation[1].double()) / (1 + compact.twin.decoder.head.modulation[1].double())  # (c,), as `write_norms`
+    still = modulated_norm(plan.constants().mean(0) + space, *block.modulation[:2].double())  # (s, c)
+    weights = look_beside(attention, still, torch.cat([readers, groups]) * even, compact.config.grid)
+    if not len(weights):
+        return coder
+    free = untouched(torch.cat([readers, groups, space]))
+    coder = coder.with_neighbours(weights, x, len(free), c // heads)
+    near = coder.neighbours
+    assert near is not None
+
+    constant = [n * len(plan.gains[0]) + i for n, k in enumerate(coder.functions) if k == 0 for i in range(len(plan.gains[0]))]
+    unit = readers[constant].norm(dim=1).min() if constant else 1.0
+    directions = torch.cat([plan.rows[constant], free[: near.patterns.shape[1]]])  # where corrections are written
+    head = (
+        compact.head.weight.double() + near.own.double() @ readers + unit * near.patterns.double() @ free[: near.patterns.shape[1]]
+    )
+    compact.head.weight.copy_(head)
+    writers = directions.T @ (torch.linalg.pinv(head @ directions.T) @ near.writers.double())  # (D, c, d)
+    for d, (reader, writer) in enumerate(zip(near.readers.double(), writers, strict=True)):
+        values, first = 2 * c + d * (c // heads), d * (c // heads)
+        read = reader @ (readers / even)
+        attention.qkv.weight[values : values + len(read)] = read.float()
+        attention.qkv.bias[values : values + len(read)] = -(read @ still.mean(0)).float()
+        attention.proj.weight[:, first : first + len(read)] = writer.float()
+    return coder

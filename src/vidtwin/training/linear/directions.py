@@ -36,6 +36,13 @@ def quietest(table: Tensor, taken: Tensor, count: int, generator: torch.Generato
     return mixed @ vectors[len(free) - count :] @ free
 
 
+def untouched(rows: Tensor) -> Tensor:
+    """Orthonormal rows, float64, of all that is orthogonal to `rows` (m, c), whatever their lengths."""
+    rows = rows.double()
+    _, sizes, vectors = torch.linalg.svd(rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12), full_matrices=True)
+    return vectors[int((sizes > 1e-6 * sizes[0]).sum()) :]
+
+
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
 

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vidtwin.model.backbone import Attention, SpaceTimeBlock
+from vidtwin.model.backbone import Attention, SpaceTimeBlock, SpaceTimeTransformer
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.dynamics import DynamicsEncoder
 from vidtwin.model.qformer import QFormer, QFormerLayer, QueryAttention
@@ -21,6 +21,7 @@ from vidtwin.training.compact import CompactTwin
 from vidtwin.training.linear.coder import LinearCoder, fit_coder
 from vidtwin.training.linear.decoder import OPEN, flag_levels, write_decoder
 from vidtwin.training.linear.directions import bias_of, clear, orthonormal_complement
+from vidtwin.training.linear.neighbours import look_beside
 from vidtwin.training.linear.reading import BETA, CODE_GAIN, GAMMA, SHARPNESS, TimeReading, read_time
 
 CONSTANT = 6000.0  # energy of the Q-Former's constant direction, as a multiple of the content's
@@ -89,6 +90,7 @@ def start_linear(compact: CompactTwin, x: Tensor, outside: Tensor, logvar: float
             assert isinstance(block, SpaceTimeBlock)
             _as_identity(block)
     to_coefficients, free = write_embedding(compact, reading, x, generator)
+    look_ahead(transformer, to_coefficients, config.grid)
     attentions = [block.temporal_attention for block in transformer.blocks if isinstance(block, SpaceTimeBlock)]
     write_time_code(attentions[0], reading)
     if reading.kernels.any():
@@ -98,9 +100,19 @@ def start_linear(compact: CompactTwin, x: Tensor, outside: Tensor, logvar: float
     write_structure_encoder(twin.structure_encoder, config, slots, logvar)
     if isinstance(twin.dynamics_encoder, DynamicsEncoder):
         write_dynamics_encoder(twin.dynamics_encoder, coder, to_coefficients, free, logvar)
-    write_decoder(compact, coder, generator)
+    coder = write_decoder(compact, coder, x, generator)
     compact.centre_on(x[:8].float(), anew=True)
     return coder
+
+
+def look_ahead(transformer: SpaceTimeTransformer, content: Tensor, grid: tuple[int, int]) -> None:
+    """First block, spatial attention of the encoder: heads look beside a place, as the decoder's do. Nothing is written yet."""
+    block = transformer.blocks[0]
+    assert isinstance(block, SpaceTimeBlock)
+    space = transformer.space.double()
+    spread = space - space.mean(1, keepdim=True)
+    still = spread / (spread.square().mean() + 1).sqrt()  # the content's mean square is 1
+    look_beside(block.spatial_attention, still, content, grid)
 
 
 def _as_identity(block: SpaceTimeBlock) -> None:
