@@ -80,3 +80,14 @@ def test_its_gradients_are_those_of_the_plain_step_inside_the_subspace(compact, 
     assert len(pairs) > 50
     for plain, mine in pairs:
         assert (plain - mine).norm() <= 2e-3 * plain.norm() + 1e-5
+
+
+@torch.no_grad()
+def test_some_clips_are_decoded_from_structure_alone(compact, x):
+    latents = compact.posterior(x).mean
+    both, alone = compact.decode(latents), compact.decode(latents, torch.tensor([True, True]))
+    mixed = compact(x, structure_alone=torch.tensor([False, True]))[0]
+    torch.testing.assert_close(mixed, torch.stack([both[0], alone[1]]))
+    assert not torch.allclose(both[1], alone[1])
+    pixels = compact.unfold().decode(latents, only="structure")
+    torch.testing.assert_close(to_pixels(alone, compact.basis), pixels, atol=2e-4, rtol=1e-3)

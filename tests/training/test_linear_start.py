@@ -9,6 +9,7 @@ from vidtwin import VidTwinConfig
 from vidtwin.training.compact import CompactTwin
 from vidtwin.training.linear.coder import Pooling
 from vidtwin.training.linear.directions import orthonormal_complement, quietest
+from vidtwin.training.linear.neighbours import OFFSETS, fit_neighbours
 from vidtwin.training.linear.reading import read_time, temporal_functions
 from vidtwin.training.linear.start import check_room, start_linear
 from vidtwin.training.patches import PatchBasis, block_side
@@ -148,3 +149,38 @@ def test_free_directions_are_orthogonal_to_those_that_are_taken():
     assert (table.double() @ quiet.T).norm() < (table.double() @ orthonormal_complement(taken, 4, generator).T).norm()
     with pytest.raises(ValueError, match="9 of 12 directions are free, 10 are needed"):
         orthonormal_complement(taken, 10, generator)
+
+
+@torch.no_grad()
+def test_heads_look_at_the_places_beside_a_place():
+    _, coder = started(PATCH_16, moving_coefficients(PATCH_16, 8))
+    assert coder.neighbours is not None
+    h, w = PATCH_16.grid
+    for weights, (down, right) in zip(coder.neighbours.weights, OFFSETS, strict=True):
+        seen = weights.argmax(1)
+        for place in range(h * w):
+            row, column = min(max(place // w + down, 0), h - 1), min(max(place % w + right, 0), w - 1)
+            assert seen[place] == row * w + column  # at a border, the place itself
+        assert weights.max(1).values.min() > 0.95
+
+
+@torch.no_grad()
+def test_what_neighbours_tell_is_found_again():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.eye(9)[torch.randperm(9, generator=generator)][None]
+    y = torch.randn(16, 8, 9, 5, generator=generator) * torch.tensor([4.0, 2.0, 1.0, 0.5, 0.1])
+    own, beside = torch.randn(12, 5, generator=generator), torch.randn(12, 2, generator=generator) @ torch.randn(2, 5)
+    r = y @ own.T + weights[0] @ y @ beside.T
+    components = torch.eye(12)[:, :4]
+    found = fit_neighbours(weights, zip(y.split(2), r.split(2), strict=True), components, patterns=8, rank=2)
+    torch.testing.assert_close(found.correct(y), r, rtol=0, atol=0.01)
+    assert found.readers.shape == (1, 2, 5) and found.patterns.shape == (12, 8)
+    torch.testing.assert_close(found.patterns.T @ components, torch.zeros(8, 4), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_neighbours_that_tell_nothing_are_left_out():
+    generator = torch.Generator().manual_seed(0)
+    y, r = torch.randn(16, 2, 9, 5, generator=generator), torch.randn(16, 2, 9, 12, generator=generator)
+    found = fit_neighbours(torch.eye(9)[None], zip(y.split(2), r.split(2), strict=True), torch.eye(12)[:, :4], patterns=8, rank=2)
+    assert found.correct(y).square().mean() < 0.02 * r.square().mean()

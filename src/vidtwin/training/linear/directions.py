@@ -39,6 +39,8 @@ def quietest(table: Tensor, taken: Tensor, count: int, generator: torch.Generato
 def untouched(rows: Tensor) -> Tensor:
     """Orthonormal rows, float64, of all that is orthogonal to `rows` (m, c), whatever their lengths."""
     rows = rows.double()
+    if not len(rows):
+        return torch.eye(rows.shape[1], dtype=torch.float64)
     _, sizes, vectors = torch.linalg.svd(rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12), full_matrices=True)
     return vectors[int((sizes > 1e-6 * sizes[0]).sum()) :]
 

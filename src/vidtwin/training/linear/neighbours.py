@@ -104,9 +104,9 @@ def fit_neighbours(
     C = both.solve(scale, ridge) * scale  # (k, (D + 1) n), of features of deviation 1
     gram = both.gram / both.rows / scale / scale[:, None]
 
-    outside = torch.eye(len(C), dtype=torch.float64) - components.double() @ components.T.double()
-    _, vectors = torch.linalg.eigh(outside @ C @ gram @ C.T @ outside)
-    extra = vectors.flip(1)[:, :patterns]
+    outside = untouched(components.T)  # (k - j, k)
+    _, vectors = torch.linalg.eigh(outside @ C @ gram @ C.T @ outside.T)
+    extra = outside.T @ vectors.flip(1)[:, :patterns]
     written = torch.cat([components.double(), extra], 1)
     C = written @ (written.T @ C)
     root = torch.linalg.cholesky(gram[:n, :n] + RIDGES[0] * torch.eye(n))  # of features of any place
