@@ -66,7 +66,7 @@ def measured(recipe: Recipe, test_videos: str, out: Path) -> dict[str, Any]:
     compact = CompactTwin(config, COMPONENTS).eval()
     compact.basis = basis
     x = torch.stack([clip.bfloat16() for clip, _ in fitted])
-    coder = start_linear(compact, x, torch.stack([outside.sum() for _, outside in fitted]), plain.initial_logvar, plain.seed)
+    coder = start_linear(compact, x, torch.stack([outside.sum() for _, outside in fitted]), plain.from_scratch_logvar, plain.seed)
     compact.unfold().save_pretrained(out)
 
     def in_bfloat16(x: Tensor) -> Tensor:

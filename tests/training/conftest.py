@@ -1,9 +1,14 @@
 """Shared by the tests of training: recipes of a few steps on real videos, and whether two runs are alike to the bit."""
 
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from tests.conftest import SMALL
 from vidtwin.checkpoint import read_pickle
@@ -87,5 +92,30 @@ def difference(a, b) -> float:
     def flat(state):
         return torch.cat([tensor.double().flatten() for tensor in state.values()])
 
-    parts = [(flat(first[part]), flat(second[part])) for part in ("model", "ema", "discriminator")]
+    parts = [(flat(first[part]), flat(second[part])) for part in ("model", "ema", "discriminator") if part in first]
     return max(((x - y).norm() / x.norm()).item() for x, y in parts)
+
+
+def launch(recipe, out, processes):
+    """`vidtwin train` on several processes of this machine (gloo)."""
+    out.parent.mkdir(exist_ok=True)
+    path = out.parent / f"{out.name}.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_dict()))
+    spread = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+    command = [sys.executable, "-m", *spread, "vidtwin", "train", str(path), "--device", "cpu", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def stopping_after_saving():
+    """A run inside ends right after it has written its first checkpoint."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        saved = checkpoints.save
+
+        def save_and_stop(*arguments):
+            saved(*arguments)
+            raise KeyboardInterrupt
+
+        patch.setattr(checkpoints, "save", save_and_stop)
+        yield

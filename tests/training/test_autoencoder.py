@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from tests.training.conftest import FIELDS, difference, same_checkpoints
+from tests.training.conftest import FIELDS, difference, launch, same_checkpoints, stopping_after_saving
 from vidtwin import VidTwin
 from vidtwin.losses.objective import LossWeights
 from vidtwin.training import checkpoints
@@ -49,16 +49,8 @@ def test_a_run_leaves_model_log_and_checkpoint(recipe, tmp_path):
 def test_resuming_equals_never_stopping(recipe, tmp_path, monkeypatch):
     never = train(recipe, tmp_path / "never", progress=False)
 
-    saved = checkpoints.save
-
-    def stop_after_saving(*arguments):
-        saved(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "save", stop_after_saving)  # the process ends right after its first checkpoint
-    with pytest.raises(KeyboardInterrupt):
+    with stopping_after_saving():
         train(recipe, tmp_path / "stopped", progress=False)
-    monkeypatch.undo()
     resumed = train(replace(recipe, workers=2), tmp_path / "stopped", progress=False)
     assert same(never, resumed)
 
@@ -152,17 +144,6 @@ def test_broken_videos_are_passed_over_and_listed(recipe, assets, tmp_path, caps
 def test_recipes_survive_the_checkpoint(recipe, tmp_path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     assert read_recipe(tmp_path / "r.yaml") == recipe
-
-
-def launch(recipe, out, processes):
-    """`vidtwin train` on several processes of this machine (gloo)."""
-    out.parent.mkdir(exist_ok=True)
-    path = out.parent / f"{out.name}.yaml"
-    path.write_text(yaml.safe_dump(recipe.to_dict()))
-    spread = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
-    command = [sys.executable, "-m", *spread, "vidtwin", "train", str(path), "--device", "cpu", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_train_to_the_weights_of_one_with_the_doubled_batch(everything, tmp_path):

@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from tests.conftest import SMALL
-from tests.training.conftest import same_checkpoints
+from tests.training.conftest import difference, launch, same_checkpoints, stopping_after_saving
 from vidtwin import VidTwin
 from vidtwin.data.clips import first_frames
 from vidtwin.data.failures import FailureList
 from vidtwin.data.sources import recordings
 from vidtwin.losses.objective import LossWeights
-from vidtwin.training import checkpoints
 from vidtwin.training.autoencoder import train
 from vidtwin.training.coefficients import CoefficientClips, cache_coefficients, collate_coefficients, view_frames
 from vidtwin.training.patches import to_blocks, to_patches
@@ -101,27 +100,26 @@ def test_a_cache_of_something_else_is_refused(coefficients, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_resumed_run_equals_one_that_never_stopped(coefficients, tmp_path, monkeypatch, precision):
+def test_a_resumed_run_equals_one_that_never_stopped(coefficients, tmp_path, precision):
     recipe = replace(
         coefficients, initialization="linear", init_clips=24, optimizer="muon", rate_factors={"head": 2.0, ".bias": 0.5},
         ema_decay=0.9, precision=precision, cache=str(tmp_path / "cache"),
     )  # fmt: skip
     train(recipe, tmp_path / "whole", progress=False)
 
-    saved = checkpoints.save
-
-    def stop_after_saving(*arguments):
-        saved(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "save", stop_after_saving)
-    with pytest.raises(KeyboardInterrupt):
+    with stopping_after_saving():
         train(recipe, tmp_path / "parts", progress=False)
-    monkeypatch.undo()
     torch.set_num_threads(1)
     model = train(recipe, tmp_path / "parts", progress=False)
     assert same_checkpoints(tmp_path / "whole", tmp_path / "parts")
     assert isinstance(model, VidTwin)
+
+
+def test_two_processes_train_to_the_weights_of_one(coefficients, tmp_path):
+    recipe = replace(coefficients, batch_size=4, steps=4, eps=1e-3, structure_alone=0.25, cache=str(tmp_path / "cache"))
+    launch(recipe, tmp_path / "one", 1)
+    launch(recipe, tmp_path / "two", 2)
+    assert difference(tmp_path / "one", tmp_path / "two") < 1e-5
 
 
 def test_training_goes_on_from_weights_on_pixels(coefficients, tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.training.conftest import same_state
+from tests.training.conftest import same_state, stopping_after_saving
 from vidtwin.checkpoint import read_pickle
 from vidtwin.cli import main
 from vidtwin.losses import objective
@@ -227,16 +227,8 @@ def test_a_run_that_was_stopped_after_a_bad_first_step_goes_on_to_the_same_bits(
     first_bad()
     train(watched, tmp_path / "never", progress=False)
     first_bad()
-    with monkeypatch.context() as patch:
-        save = checkpoints.save
-
-        def stop_after_saving(*arguments):
-            save(*arguments)
-            raise KeyboardInterrupt
-
-        patch.setattr(checkpoints, "save", stop_after_saving)
-        with pytest.raises(KeyboardInterrupt):
-            train(watched, tmp_path / "stopped", progress=False)
+    with stopping_after_saving():
+        train(watched, tmp_path / "stopped", progress=False)
     train(watched, tmp_path / "stopped", progress=False)
     for step in (1, 2, 6):
         assert same_state(state_after(tmp_path / "never", step), state_after(tmp_path / "stopped", step)), step

@@ -101,7 +101,7 @@ def test_a_run_starts_on_principal_patches_or_as_released(recipe, tmp_path):
         states[initialization] = VidTwin.from_pretrained(run / "model")
     torch.manual_seed(recipe.seed)
     expected = VidTwin(recipe.config)
-    start_low_variance(expected, recipe.initial_logvar)
+    start_low_variance(expected, recipe.from_scratch_logvar)
     for name, tensor in states["released"].state_dict().items():
         torch.testing.assert_close(tensor, expected.state_dict()[name], rtol=0, atol=1e-9)
     assert not torch.equal(states["principal"].decoder.head.linear.weight, states["released"].decoder.head.linear.weight)
@@ -115,6 +115,9 @@ def test_a_run_starts_from_a_folder_or_a_released_file(recipe, tmp_path):
         start = untrained(replace(recipe, init_from=str(tmp_path / name)), None)
         for key, tensor in model.state_dict().items():
             assert torch.equal(start.state_dict()[key], tensor), key
+    again = untrained(replace(recipe, init_from=str(tmp_path / "folder"), initial_logvar=-3.0), None)
+    for moments in (again.structure_encoder.moments, again.dynamics_encoder.moments):
+        assert (moments.bias.chunk(2)[1] == -3).all()
 
 
 def test_a_video_run_goes_on_from_an_image_run(recipe, tmp_path):

@@ -221,12 +221,14 @@ def untrained(
             model = trained_weights(recipe.init_from, recipe.config)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"init_from of the recipe, where training starts from: {error}; train these first") from error
+        if recipe.initial_logvar is not None:
+            start_low_variance(model, recipe.initial_logvar)
         if basis is None:
             return model
         compact = CompactTwin.fold(model, basis)
         compact.centre_on(torch.stack([clips[index].clip for index in range(CENTRED_ON)]).float())
         return compact
-    fitted = recipe.initialization != "released"
+    fitted, logvar = recipe.initialization != "released", recipe.from_scratch_logvar
     numbers = tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet or not fitted)
     if recipe.initialization == "linear":
         return linear_network(recipe, clips, numbers)
@@ -236,7 +238,7 @@ def untrained(
         if basis is None:
             drawn = torch.stack([clips[index].clip[:, ::4] for index in numbers])  # every fourth frame
             start_on_principal_patches(model, drawn.float() / 127.5 - 1)
-    start_low_variance(model, recipe.initial_logvar)
+    start_low_variance(model, logvar)
     return model if basis is None else CompactTwin.fold(model, basis)
 
 
@@ -254,7 +256,7 @@ def linear_network(recipe: Recipe, clips: TrainingClips | CoefficientClips, numb
         x, outside = torch.stack([sample.clip for sample in samples]), torch.stack([sample.outside.sum() for sample in samples])
     compact = CompactTwin(recipe.config, len(basis))
     compact.basis = basis
-    start_linear(compact, x, outside, recipe.initial_logvar, recipe.seed)
+    start_linear(compact, x, outside, recipe.from_scratch_logvar, recipe.seed)
     return compact.unfold() if isinstance(clips, TrainingClips) else compact
 
 

@@ -43,6 +43,7 @@ class DiscriminatorRecipe:
         _positive(self, "weight", "learning_rate", prefix="discriminator.")
 
 
+SCRATCH_LOGVAR = -6.0
 ON_COEFFICIENTS = ("reverse", "max_stride", "brightness", "contrast", "colour", "views", "structure_alone")
 
 
@@ -145,7 +146,8 @@ class Recipe(RunRecipe):
         discriminator: null is none.
         sample_posterior: decode a draw from the posterior (a variational autoencoder) or its mean.
         init_from: weights to start from: a shipped name, a folder, a hub id, or a file in Microsoft's layout; only the number of
-            frames may differ (`initialize.inflated`). null starts from scratch, the posterior's log-variance at `initial_logvar`.
+            frames may differ (`initialize.inflated`). null starts from scratch.
+        initial_logvar: log-variance that the posterior starts at (the bias of its map); null is that of `init_from`, or -6.
         coefficients: train on so many principal coefficients of each 16x16 block (`training.coefficients`) instead of pixels; the
             squared error alone is known there, so loss.l1 and loss.perceptual are 0. null is pixels.
         cache: folder of the coefficients; null is `coefficients` in the run's folder. views: of each video, of drawn short side,
@@ -187,7 +189,7 @@ class Recipe(RunRecipe):
     init_from: str | None = None
     initialization: Literal["released", "principal", "linear"] = "released"
     init_clips: int = 256
-    initial_logvar: float = -6.0
+    initial_logvar: float | None = None
     shard: bool = False
     max_failures: float = 0.1
     validation_clips: int = 24
@@ -234,6 +236,11 @@ class Recipe(RunRecipe):
             )
         if self.shard:
             raise ValueError("shard: not with coefficients; set shard: false")
+
+    @property
+    def from_scratch_logvar(self) -> float:
+        """Log-variance that the posterior starts at from scratch."""
+        return SCRATCH_LOGVAR if self.initial_logvar is None else self.initial_logvar
 
     @property
     def config(self) -> VidTwinConfig:
