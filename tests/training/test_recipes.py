@@ -182,3 +182,10 @@ def test_matrices_and_kernels_decay(run):
     assert tables
     assert others == {name for name, parameter in run.twin.named_parameters() if parameter.ndim == 1} | tables
     assert run.optimizers["logvar"].param_groups[0]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini"])
+def test_an_h200_trains_by_the_same_recipe_but_for_batch_and_length(name):
+    here, there = recipe(name).to_dict(), recipe(f"{name}-h200").to_dict()
+    sizes = {"batch_size", "accumulate", "steps", "warmup_steps", "ema_decay", "views", "workers"}
+    assert {key for key in here if here[key] != there[key]} <= sizes | {"log_every", "validate_every", "checkpoint_every"}
