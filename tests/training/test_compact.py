@@ -85,8 +85,8 @@ def test_its_gradients_are_those_of_the_plain_step_inside_the_subspace(compact, 
 @torch.no_grad()
 def test_some_clips_are_decoded_from_structure_alone(compact, x):
     latents = compact.posterior(x).mean
-    both, alone = compact.decode(latents), compact.decode(latents, torch.tensor([True, True]))
-    mixed = compact(x, structure_alone=torch.tensor([False, True]))[0]
+    both, alone = compact.decode(latents), compact.decode(latents, torch.tensor([1, 1]))
+    mixed = compact(x, alone=torch.tensor([0, 1]))[0]
     torch.testing.assert_close(mixed, torch.stack([both[0], alone[1]]))
     assert not torch.allclose(both[1], alone[1])
     pixels = compact.unfold().decode(latents, only="structure")

@@ -82,6 +82,8 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
         accelerator.wait_for_everyone()
         clips = CoefficientClips(cache, recipe)
 
+    collated = collate if isinstance(clips, TrainingClips) else collate_coefficients
+
     guard, step, best = Guard(recipe.max_skipped), 0, -math.inf
     before = checkpoints.latest(out, recipe)
     torch.manual_seed(recipe.seed)
@@ -92,12 +94,14 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
         if any(before["recipe"][key] != recipe.to_dict()[key] for key in ("validation_videos", "validation_clips")):
             best = -math.inf
         del before
+    elif run.centring is not None:
+        run.centre_on(next(iter(DataLoader(clips, CENTRED_ON, collate_fn=collated))))
     numbers = StepBatches(step, recipe.steps, recipe.batch_size, processes, rank, recipe.accumulate)
     pinned = accelerator.device.type == "cuda"
     loader = DataLoader(
         clips,
         batch_sampler=numbers,
-        collate_fn=collate if isinstance(clips, TrainingClips) else collate_coefficients,
+        collate_fn=collated,
         num_workers=recipe.workers,
         pin_memory=pinned,
         worker_init_fn=deaf,

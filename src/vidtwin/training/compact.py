@@ -80,12 +80,12 @@ class CompactTwin(nn.Module):
         z = rearrange(z, "b f (h w) c -> b c f h w", h=h, w=w)
         return self.twin.posterior_of(z)
 
-    def decode(self, latents: Latents, structure_alone: Tensor | None = None) -> Tensor:
-        """Coefficients (B, f, s, k); of the clips that a mask (B,) names, from u_S alone."""
-        u_D = self.twin.u_D(latents)
-        if structure_alone is not None:
-            u_D = u_D * ~structure_alone[:, None, None, None, None]
-        u = self.twin.u_S(latents) + u_D
+    def decode(self, latents: Latents, alone: Tensor | None = None) -> Tensor:
+        """Coefficients (B, f, s, k); of clips with a 1 in `alone` (B,) from u_S alone, with a 2 from u_D alone."""
+        u_S, u_D = self.twin.u_S(latents), self.twin.u_D(latents)
+        if alone is not None:
+            u_S, u_D = (u * (alone != other)[:, None, None, None, None] for u, other in ((u_S, 2), (u_D, 1)))
+        u = u_S + u_D
         u = self.twin.decoder.transformer(rearrange(u, "b c f h w -> b f (h w) c"))
         return self.head(self.twin.decoder.head(u))
 
@@ -94,11 +94,11 @@ class CompactTwin(nn.Module):
         x: Tensor,
         sample: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        structure_alone: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> tuple[Tensor, Posterior]:
-        """As `VidTwin.forward`, on coefficients; `structure_alone` as of `decode`."""
+        """As `VidTwin.forward`, on coefficients; `alone` as of `decode`."""
         posterior = self.posterior(x).to(torch.float32)
-        return self.decode(posterior.sample(generator) if sample else posterior.mean, structure_alone), posterior
+        return self.decode(posterior.sample(generator) if sample else posterior.mean, alone), posterior
 
     @torch.no_grad()
     def centre_on(self, x: Tensor, anew: bool = False) -> None:

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vidtwin.training.centring import Centring
 from vidtwin.training.ema import EMA
 from vidtwin.training.recipe import RunRecipe
 from vidtwin.training.schedule import learning_rate
@@ -66,7 +67,7 @@ class Optimization:
     Attributes:
         network: the module itself; model: what to call, which averages gradients over processes.
         sharded: whether the weights are shared out; then the model can be called, but not its parts.
-        optimizers: by the name of what they train. ema: None without a running mean.
+        optimizers: by the name of what they train. ema: None without a running mean. centring: None without.
     """
 
     def __init__(self, recipe: RunRecipe, network: nn.Module, model: nn.Module, accelerator: Accelerator, sharded: bool = False):
@@ -74,6 +75,7 @@ class Optimization:
         self._plan = recipe
         self.optimizers: dict[str, torch.optim.Optimizer] = optimizers(network, recipe)
         self.ema = None if recipe.ema_decay is None else EMA(network, recipe.ema_decay)
+        self.centring: Centring | None = None
 
     def clipped(self, step: int) -> dict[str, nn.Module]:
         """What gradients are clipped of in a step, by what stands before "gradient_norm" in a log."""
@@ -116,7 +118,7 @@ class Optimization:
             optimizer.zero_grad()
 
     def clip_gradients(self, step: int) -> dict[str, float]:
-        """Bring gradients to their own scale (float16), clip, and return the norms before.
+        """Bring gradients to their own scale (float16), centre, clip, and return the norms before clipping.
 
         Gradients whose norm is not finite stay as they are: clipped, all would be NaN, and the first bad one not to be told.
         """
@@ -124,6 +126,8 @@ class Optimization:
         if scaler is not None:
             for name in self.trained(step):
                 scaler.unscale_(self.optimizers[name])
+        if self.centring is not None:
+            self.centring.centre_gradients()
         norms: dict[str, float] = {}
         for name, module in self.clipped(step).items():
             parameters = [p for p in module.parameters() if p.grad is not None]
@@ -146,13 +150,14 @@ class Optimization:
         if scaler is not None and not all(math.isfinite(v) for name, v in values.items() if name.endswith("gradient_norm")):
             scaler.update()  # lowers the scale; the step is left out as a whole
             return False
-        for name in self.trained(step):
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = self.rate(name, step) * group.get("factor", 1.0)
-            if scaler is None:
-                self.optimizers[name].step()
-            else:
-                scaler.step(self.optimizers[name])
+        with nullcontext() if self.centring is None else self.centring.kept():
+            for name in self.trained(step):
+                for group in self.optimizers[name].param_groups:
+                    group["lr"] = self.rate(name, step) * group.get("factor", 1.0)
+                if scaler is None:
+                    self.optimizers[name].step()
+                else:
+                    scaler.step(self.optimizers[name])
         if scaler is not None:
             scaler.update()
         if self.ema is not None:
@@ -187,6 +192,8 @@ class Optimization:
             state[f"optimizer_{name}"] = get_optimizer_state_dict(self.network, self.optimizers[name], options=FULL)
         if self.ema is not None:
             state["ema"] = self.weights()
+        if self.centring is not None:
+            state["centres"] = dict(self.centring.means)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         return state
@@ -205,6 +212,8 @@ class Optimization:
             found = state[f"optimizer_{name}"]
             if found["state"]:  # none before the first step that was not skipped; torch would count one as taken
                 set_optimizer_state_dict(self.network, self.optimizers[name], found, options=FULL)
+        if self.centring is not None:
+            self.centring.means = {name: mean.to(self.accelerator.device) for name, mean in state["centres"].items()}
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -44,7 +44,7 @@ class DiscriminatorRecipe:
 
 
 SCRATCH_LOGVAR = -6.0
-ON_COEFFICIENTS = ("reverse", "max_stride", "brightness", "contrast", "colour", "views", "structure_alone")
+ON_COEFFICIENTS = ("reverse", "max_stride", "brightness", "contrast", "colour", "views", "structure_alone", "dynamics_alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +145,7 @@ class Recipe(RunRecipe):
         learned_logvar: learn the log-variance s of the likelihood, r / exp(s) + s, kept within +- logvar_bound.
         discriminator: null is none.
         sample_posterior: decode a draw from the posterior (a variational autoencoder) or its mean.
+        centre: gradients and steps of maps as if their inputs were centred, on the means of the first clips (`training.centring`).
         init_from: weights to start from: a shipped name, a folder, a hub id, or a file in Microsoft's layout; only the number of
             frames may differ (`initialize.inflated`). null starts from scratch.
         initial_logvar: log-variance that the posterior starts at (the bias of its map); null is that of `init_from`, or -6.
@@ -152,8 +153,8 @@ class Recipe(RunRecipe):
             squared error alone is known there, so loss.l1 and loss.perceptual are 0. null is pixels.
         cache: folder of the coefficients; null is `coefficients` in the run's folder. views: of each video, of drawn short side,
             place and colour (gains from 1 +- colour).
-        structure_alone: share of the clips that are decoded from Structure alone, so that the decoder does not unlearn it; with
-            coefficients only.
+        structure_alone, dynamics_alone: shares of the clips that are decoded from one latent alone, so that the decoder does not
+            unlearn it; with coefficients only.
         initialization: from scratch: "released" as the released code does, "linear": as the best linear coder, fitted to
             `init_clips` clips (`training.linear`), or "principal": the maps from and to patches on the
             principal components of the patches of `init_clips` clips, the branches at a scale that keeps variance; much faster.
@@ -180,12 +181,14 @@ class Recipe(RunRecipe):
     views: int = 1
     colour: float = 0.0
     structure_alone: float = 0.0
+    dynamics_alone: float = 0.0
     short_side: tuple[int, int] | None = None
     loss: LossWeights = field(default_factory=LossWeights)
     learned_logvar: bool = False
     logvar_bound: float = 4.0
     discriminator: DiscriminatorRecipe | None = None
     sample_posterior: bool = True
+    centre: bool = False
     init_from: str | None = None
     initialization: Literal["released", "principal", "linear"] = "released"
     init_clips: int = 256
@@ -208,9 +211,10 @@ class Recipe(RunRecipe):
         super().__post_init__()
         self.config  # noqa: B018 (an unknown preset or a bad field is an error of the recipe)
         _at_least(self, 1, "init_clips", "validation_clips", "max_stride", "views")
-        _at_least(self, 0, "max_failures", "brightness", "contrast", "colour", "structure_alone")
-        if self.structure_alone > 0.5:
-            raise ValueError(f"structure_alone={self.structure_alone}: must be in [0, 0.5]")
+        _at_least(self, 0, "max_failures", "brightness", "contrast", "colour", "structure_alone", "dynamics_alone")
+        for name in ("structure_alone", "dynamics_alone"):
+            if getattr(self, name) > 0.5:
+                raise ValueError(f"{name}={getattr(self, name)}: must be in [0, 0.5]")
         _positive(self, "logvar_bound")
         if self.sample_fps is not None:
             _positive(self, "sample_fps")

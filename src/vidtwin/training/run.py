@@ -17,6 +17,7 @@ from vidtwin.losses.ms_ssim import ms_ssim
 from vidtwin.losses.objective import Adversarial, autoencoder_loss, discriminator_loss, squared_error_loss
 from vidtwin.model.latents import Posterior
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.training.centring import Centring
 from vidtwin.training.coefficients import CoefficientBatch
 from vidtwin.training.compact import CompactTwin
 from vidtwin.training.optimization import Optimization, adamw, averaging
@@ -50,6 +51,7 @@ class Run(Optimization):
             model = averaging(network, accelerator)
         super().__init__(recipe, network, model, accelerator, sharded)
 
+        self.centring = Centring(network) if recipe.centre else None
         self.logvar = torch.zeros((), device=device, requires_grad=recipe.learned_logvar)
         if recipe.learned_logvar:
             self.optimizers["logvar"] = torch.optim.AdamW([self.logvar], betas=recipe.betas, eps=recipe.eps, weight_decay=0.0)
@@ -75,12 +77,23 @@ class Run(Optimization):
         x = batch.clips.to(self.accelerator.device, non_blocking=True).float()
         return x if isinstance(batch, CoefficientBatch) else x / 127.5 - 1
 
+    def centre_on(self, batch: Batch | CoefficientBatch) -> None:
+        """Take the means of `centring` over a batch."""
+        assert self.centring is not None
+        x = self.clips(batch)
+        with torch.no_grad():
+            self.centring.measure(lambda: self.network(x))
+
     def options(self, batch: Batch | CoefficientBatch) -> dict[str, Tensor]:
-        """Further arguments of the model for a batch: which of its clips are decoded from Structure alone, by their numbers."""
-        share = self.recipe.structure_alone
-        if not share:
+        """Further arguments of the model for a batch: which of its clips are decoded from one latent alone, by their numbers."""
+        shares = self.recipe.structure_alone, self.recipe.dynamics_alone
+        if not any(shares):
             return {}
-        return {"structure_alone": (batch.indices % round(1 / share) == 0).to(self.accelerator.device)}
+        alone = torch.zeros_like(batch.indices)
+        for latent, share in enumerate(shares, 1):
+            if share:
+                alone[batch.indices % round(1 / share) == latent - 1] = latent
+        return {"alone": alone.to(self.accelerator.device)}
 
     def losses(
         self, batch: Batch | CoefficientBatch, x: Tensor, x_hat: Tensor, posterior: Posterior, adversarial: bool
