@@ -169,11 +169,14 @@ def test_what_neighbours_tell_is_found_again():
     generator = torch.Generator().manual_seed(0)
     weights = torch.eye(9)[torch.randperm(9, generator=generator)][None]
     y = torch.randn(16, 8, 9, 5, generator=generator) * torch.tensor([4.0, 2.0, 1.0, 0.5, 0.1])
-    own, beside = torch.randn(12, 5, generator=generator), torch.randn(12, 2, generator=generator) @ torch.randn(2, 5)
+    own, beside = (
+        torch.randn(12, 5, generator=generator),
+        torch.randn(12, 2, generator=generator) @ torch.randn(2, 5, generator=generator),
+    )
     r = y @ own.T + weights[0] @ y @ beside.T
     components = torch.eye(12)[:, :4]
     found = fit_neighbours(weights, zip(y.split(2), r.split(2), strict=True), components, patterns=8, rank=2)
-    torch.testing.assert_close(found.correct(y), r, rtol=0, atol=0.01)
+    torch.testing.assert_close(found.correct(y), r, rtol=0, atol=2e-3 * float(r.std()))
     assert found.readers.shape == (1, 2, 5) and found.patterns.shape == (12, 8)
     torch.testing.assert_close(found.patterns.T @ components, torch.zeros(8, 4), rtol=0, atol=1e-5)
 

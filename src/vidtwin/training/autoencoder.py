@@ -227,11 +227,7 @@ def untrained(
             raise FileNotFoundError(f"init_from of the recipe, where training starts from: {error}; train these first") from error
         if recipe.initial_logvar is not None:
             start_low_variance(model, recipe.initial_logvar)
-        if basis is None:
-            return model
-        compact = CompactTwin.fold(model, basis)
-        compact.centre_on(torch.stack([clips[index].clip for index in range(CENTRED_ON)]).float())
-        return compact
+        return model if basis is None else CompactTwin.fold(model, basis)
     fitted, logvar = recipe.initialization != "released", recipe.from_scratch_logvar
     numbers = tqdm(range(recipe.init_clips), desc="clips to start on", unit="clip", leave=False, disable=quiet or not fitted)
     if recipe.initialization == "linear":

@@ -1,9 +1,9 @@
 """Gradients and updates of maps as if their inputs were centred.
 
 A map y = W x + b of inputs with a large mean m has one direction in which the loss is far steeper than in all others: a step of W
-by D moves every output by D m. In y = W (x - m) + b' it has not (b' = b + W m), and an optimizer may take larger steps. `Centring`
-trains a network as it stands as if its maps were written so: the gradient of W becomes dW - db m^T, and after a step by D, b becomes
-b - D m. (LeCun et al. 1998, Efficient BackProp, Sec. 4.3, on why inputs are centred.)
+by D moves every output by D m. In y = W (x - m) + b', b' = b + W m, it has not, and an optimizer may take larger steps. `Centring`
+trains a network as it stands as if its maps were written so: the gradient of W becomes dW - db m^T, and after a step by D,
+b becomes b - D m. (LeCun et al. 1998, Efficient BackProp, Sec. 4.3, on why inputs are centred.)
 
 A linear start needs it: constants far larger than the content keep its norms, ReLUs and GELUs linear.
 """

@@ -8,27 +8,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vidtwin.model.backbone import Attention, SpaceTimeBlock
+from vidtwin.model.backbone import Attention
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.training.patches import PatchBasis, block_side
-
-
-class CentredAttention(Attention):
-    """Attention of x less a constant: what follows a ReLU has a large mean, which would rule the gradients of its maps.
-
-    The decoder's temporal attention has no norm before it. `CompactTwin.unfold` moves the constant into the bias.
-    """
-
-    centre: Tensor
-
-    def __init__(self, c: int, heads: int, causal: bool):
-        super().__init__(c, heads, causal)
-        self.register_buffer("centre", torch.zeros(c))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x - self.centre)
 
 
 class CompactTwin(nn.Module):
@@ -54,11 +38,6 @@ class CompactTwin(nn.Module):
         self.twin = VidTwin(config)
         self.twin.encoder.patch_embedding = nn.Identity()  # type: ignore[assignment]
         self.twin.decoder.head.linear = nn.Identity()  # type: ignore[assignment]
-        causal = config.temporal_attention == "causal"
-        for block in self.twin.decoder.transformer.blocks:
-            assert isinstance(block, SpaceTimeBlock)
-            block.temporal_attention = CentredAttention(c, config.heads, causal)
-        self.twin.decoder.transformer.initialize()
         for module in self.twin.modules():
             if isinstance(module, Attention):
                 module.by_products = True
@@ -101,35 +80,12 @@ class CompactTwin(nn.Module):
         return self.decode(posterior.sample(generator) if sample else posterior.mean, alone), posterior
 
     @torch.no_grad()
-    def centre_on(self, x: Tensor, anew: bool = False) -> None:
-        """Centre what the decoder's temporal attention reads on its mean over clips (B, f, s, k).
-
-        Changes no output; with `anew` the attention's biases become 0, which changes none if its output map is still 0.
-        """
-        latents = self.posterior(x).mean
-        u = (self.twin.u_S(latents) + self.twin.u_D(latents)).float()
-        centre = u.mean((0, 2, 3, 4)) + self.twin.decoder.transformer.space.mean(0)
-        for attention in self._centred():
-            attention.qkv.bias.add_(attention.qkv.weight @ (centre - attention.centre))
-            attention.centre.copy_(centre)
-            if anew:
-                attention.qkv.bias.zero_()
-
-    def _centred(self) -> list[CentredAttention]:
-        return [module for module in self.twin.decoder.modules() if isinstance(module, CentredAttention)]
-
-    @torch.no_grad()
     def unfold(self) -> VidTwin:
         """The same model on pixels, in eval mode."""
         vectors, mean = self.basis.of_patches(self.config.patch)  # (k, 3 p p), (3 p p,)
         p, c = self.config.patch, self.config.hidden
         model = VidTwin(self.config)
-        own = {name.removeprefix("twin."): tensor for name, tensor in self.state_dict().items() if name.startswith("twin.")}
-        state = {name: tensor for name, tensor in own.items() if not name.endswith(".centre")}
-        for name, centre in own.items():
-            if name.endswith(".centre"):
-                qkv = name.removesuffix("centre") + "qkv."
-                state[qkv + "bias"] = state[qkv + "bias"] - state[qkv + "weight"] @ centre
+        state = {name.removeprefix("twin."): tensor for name, tensor in self.state_dict().items() if name.startswith("twin.")}
         embedding = self.embedding.weight.double() @ vectors
         state["encoder.patch_embedding.weight"] = embedding.view(c, 3, 1, p, p).float()
         state["encoder.patch_embedding.bias"] = (self.embedding.bias.double() - embedding @ mean).float()
@@ -157,6 +113,5 @@ class CompactTwin(nn.Module):
         )
         compact.head.weight.copy_(vectors @ weight)
         compact.head.bias.copy_(vectors @ (bias - mean))
-        missing, unexpected = compact.twin.load_state_dict(state, strict=False)
-        assert not unexpected and all(name.endswith(".centre") for name in missing)
+        compact.twin.load_state_dict(state)
         return compact

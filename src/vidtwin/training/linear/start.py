@@ -17,6 +17,7 @@ from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.dynamics import DynamicsEncoder
 from vidtwin.model.qformer import QFormer, QFormerLayer, QueryAttention
 from vidtwin.model.structure import StructureEncoder
+from vidtwin.training.centring import Centring
 from vidtwin.training.compact import CompactTwin
 from vidtwin.training.linear.coder import LinearCoder, fit_coder
 from vidtwin.training.linear.decoder import OPEN, flag_levels, write_decoder
@@ -29,6 +30,7 @@ TILT = 0.3  # share of that direction's amplitude that tells queries apart
 GATE = 8.0  # offset of the Q-Former's GELUs: open for a query's own components, shut for the others
 TAME = 3.0  # components enter the GELUs divided by this, which stay linear up to GATE * TAME standard deviations
 UNREAD = 0.1  # scale of drawn weights of channels that nothing reads yet
+CENTRED_ON = 8  # clips
 SMALL = 0.1  # amplitude of a component in the Q-Former's output, before its last norm
 
 
@@ -101,7 +103,7 @@ def start_linear(compact: CompactTwin, x: Tensor, outside: Tensor, logvar: float
     if isinstance(twin.dynamics_encoder, DynamicsEncoder):
         write_dynamics_encoder(twin.dynamics_encoder, coder, to_coefficients, free, logvar)
     coder = write_decoder(compact, coder, x, generator)
-    compact.centre_on(x[:8].float(), anew=True)
+    centre_attention(compact, x[:CENTRED_ON].float())
     return coder
 
 
@@ -113,6 +115,16 @@ def look_ahead(transformer: SpaceTimeTransformer, content: Tensor, grid: tuple[i
     spread = space - space.mean(1, keepdim=True)
     still = spread / (spread.square().mean() + 1).sqrt()  # the content's mean square is 1
     look_beside(block.spatial_attention, still, content, grid)
+
+
+def centre_attention(compact: CompactTwin, x: Tensor) -> None:
+    """The decoder's temporal attention reads the residual stream without a norm: take the stream's constants off, by its biases."""
+    decoder = compact.twin.decoder
+    centring = Centring(decoder)
+    centring.measure(lambda: compact(x))
+    for name, module in decoder.named_modules():
+        if name.endswith("temporal_attention") and isinstance(module, Attention):
+            module.qkv.bias.copy_(-module.qkv.weight @ centring.means[f"{name}.qkv"])
 
 
 def _as_identity(block: SpaceTimeBlock) -> None:
