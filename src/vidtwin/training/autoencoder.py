@@ -95,7 +95,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
             best = -math.inf
         del before
     elif run.centring is not None:
-        run.centre_on(next(iter(DataLoader(clips, batch_sampler=[range(CENTRED_ON)], collate_fn=collated))))
+        run.centre_on(next(iter(DataLoader(clips, batch_sampler=[list(range(CENTRED_ON))], collate_fn=collated))))
     numbers = StepBatches(step, recipe.steps, recipe.batch_size, processes, rank, recipe.accumulate)
     pinned = accelerator.device.type == "cuda"
     loader = DataLoader(
