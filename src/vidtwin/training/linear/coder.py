@@ -16,22 +16,17 @@ a temporal attention (M_k, f x f) can leave of x:
 with A and B of rank d_D by reduced-rank regression (Izenman 1975): B the first eigenvectors of C_rq C_qq^-1 C_qr,
 A = B^T C_rq C_qq^-1, q = mean_h r' + mean_w r'.
 
-Least squares is about the clips with the largest errors, PSNR about all alike. So the coder is fitted twice, the second time with
-each clip weighted by one over its mean squared error (`weights_of`), which is the gradient of the mean of log(e + LOG_FLOOR).
-
 A branch that downsamples codes means of blocks of places and repeats them (`Pooling`).
 
 Letters: N clips, f frames, s = h w places, k coefficients of a patch; T temporal functions; `per` = d_S - 1.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from vidtwin.losses.objective import LOG_FLOOR
 from vidtwin.model.config import VidTwinConfig, halved
 from vidtwin.training.linear.neighbours import Neighbours, fit_neighbours
 from vidtwin.training.linear.reading import TimeReading
@@ -155,18 +150,17 @@ class LinearCoder:
         y = self.features(x)
         return self.plain(y) if self.neighbours is None else self.plain(y) + self.neighbours.correct(y)
 
-    def with_neighbours(self, looks: Tensor, x: Tensor, weights: Tensor, patterns: int, rank: int) -> "LinearCoder":
-        """The coder with `neighbours` fitted to clips (N, f, s, k) of weights (N,); other arguments as of `fit_neighbours`."""
-        at_once = max(1, min(CHUNK, len(x) // 8))
+    def with_neighbours(self, weights: Tensor, x: Tensor, patterns: int, rank: int) -> "LinearCoder":
+        """The coder with `neighbours` fitted to clips (N, f, s, k); arguments as of `fit_neighbours`."""
 
         def left() -> Iterator[tuple[Tensor, Tensor]]:
-            for part, w in zip(x.split(at_once), weights.split(at_once), strict=True):
-                y, root = self.features(part.float()), w.sqrt()[:, None, None, None]
-                yield root * y, root * (part.float() - self.plain(y))
+            for part in x.split(max(1, min(CHUNK, len(x) // 8))):
+                y = self.features(part.float())
+                yield y, part.float() - self.plain(y)
 
         constants = [W for k, W in zip(self.functions, self.components, strict=True) if k == 0]
         written = torch.cat([*constants, self.components[0][:, :0]], 1)
-        return replace(self, neighbours=fit_neighbours(looks, left(), written, patterns, rank))
+        return replace(self, neighbours=fit_neighbours(weights, left(), written, patterns, rank))
 
     def bases(self) -> Iterator[tuple[int, Tensor]]:
         """(k, all components of temporal function k) for those that have queries."""
@@ -177,27 +171,14 @@ class LinearCoder:
         return x.unflatten(2, self.config.grid)
 
 
-def weights_of(coder: LinearCoder, x: Tensor, outside: Tensor) -> Tensor:
-    """(N,), mean 1: one over the mean squared error of each clip (and `LOG_FLOOR`), by a coder."""
-    errors = [(part.float() - coder.reconstruct(part.float())).square().sum((1, 2, 3)) for part in x.split(CHUNK)]
-    weights = 1 / ((torch.cat(errors) + outside) / math.prod(coder.config.clip_shape) + LOG_FLOOR)
-    return weights / weights.mean()
-
-
 def fit_coder(
-    config: VidTwinConfig,
-    reading: TimeReading,
-    x: Tensor,
-    outside: Tensor,
-    fits: Callable[[list[int]], bool],
-    weights: Tensor | None = None,
+    config: VidTwinConfig, reading: TimeReading, x: Tensor, outside: Tensor, fits: Callable[[list[int]], bool]
 ) -> LinearCoder:
     """The best linear coder for clips.
 
     Args:
         x: coefficients (N, f, s, k) of clips. outside: (N,) the squared error of a clip outside the subspace.
         fits: whether the network has room for so many queries of each function (`start.heads_needed`).
-        weights: (N,) of the clips; None is 1 for all.
 
     Raises:
         ValueError: there are fewer coefficients than components of a query, or clips than are needed.
@@ -207,9 +188,8 @@ def fit_coder(
         raise ValueError(
             f"structure_channels={config.structure_channels}: a patch has {x.shape[-1]} coefficients; use at most one more"
         )
-    weights = torch.ones(len(x)) if weights is None else weights
     pooling = Pooling.times(config.grid, config.structure_downsamples)
-    spectra = _spectra(config, reading, pooling, x, weights)
+    spectra = _spectra(config, reading, pooling, x)
     counts = _allocate(config, reading, pooling, x, outside, [vectors for _, vectors in spectra], fits)
     functions = [k for k, count in enumerate(counts) for _ in range(count)]
     groups = [j for count in counts for j in range(count)]
@@ -228,25 +208,21 @@ def fit_coder(
         pooling,
         Pooling.times(config.grid, config.dynamics_downsamples),
     )
-    return _with_dynamics(coder, x, weights) if d_D else coder
+    return _with_dynamics(coder, x) if d_D else coder
 
 
-def _spectra(
-    config: VidTwinConfig, reading: TimeReading, pooling: Pooling, x: Tensor, weights: Tensor
-) -> list[tuple[Tensor, Tensor]]:
-    """Principal components (k, k) of what each temporal function sees in weighted clips, and their variances (k,) in all alike."""
-    weighted, alike = (torch.zeros(len(reading.windows), x.shape[-1], x.shape[-1], dtype=torch.float64) for _ in range(2))
+def _spectra(config: VidTwinConfig, reading: TimeReading, pooling: Pooling, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Variances (k,), falling, and principal components (k, k) of what each temporal function sees."""
+    products = torch.zeros(len(reading.windows), x.shape[-1], x.shape[-1], dtype=torch.float64)
     rows = 0
-    for seen, w in zip(_seen(config, reading, pooling, x), weights.split(CHUNK), strict=True):
-        for products, factor in ((weighted, w.sqrt()), (alike, torch.ones_like(w))):
-            flat = (seen * factor[:, None, None, None]).flatten(1, 3)
-            products += torch.einsum("kri,krj->kij", flat, flat).double()
+    for seen in _seen(config, reading, pooling, x):
+        flat = seen.flatten(1, 3)
+        products += torch.einsum("kri,krj->kij", flat, flat).double()
         rows += flat.shape[1]
     spectra = []
-    for product, plain in zip(weighted, alike, strict=True):
-        vectors = torch.linalg.eigh(product)[1].flip(1)
-        variances = (vectors * (plain @ vectors)).sum(0) / rows
-        spectra.append((variances.float(), vectors.float()))
+    for product in products:
+        variances, vectors = torch.linalg.eigh(product / rows)
+        spectra.append((variances.flip(0).float(), vectors.flip(1).float()))
     return spectra
 
 
@@ -299,16 +275,16 @@ def _caught(seen: Tensor, pooling: Pooling, vectors: list[Tensor], per: int, mos
     return torch.stack(energies, 1)
 
 
-def _with_dynamics(coder: LinearCoder, x: Tensor, weights: Tensor) -> LinearCoder:
+def _with_dynamics(coder: LinearCoder, x: Tensor) -> LinearCoder:
     """The coder with A, B and the deviations of z_D, by reduced-rank regression of r on q."""
     k, d_D = x.shape[-1], coder.config.dynamics_x_shape[0]
     C_rq, C_qq, C_zz = (torch.zeros(k, k, dtype=torch.float64) for _ in range(3))
     rows = 0
-    for part, w in zip(x.split(CHUNK), weights.split(CHUNK), strict=True):
-        part, root = part.float(), w.sqrt()[:, None, None, None]
-        r = (root * (part - coder.structure(part))).flatten(0, 2)
+    for part in x.split(CHUNK):
+        part = part.float()
+        r = (part - coder.structure(part)).flatten(0, 2)
         axes = coder.axes(part)
-        q = (root * coder.summed(*axes)).flatten(0, 2)
+        q = coder.summed(*axes).flatten(0, 2)
         C_rq += (r.T @ q).double()
         C_qq += (q.T @ q).double()
         for axis in axes:

@@ -151,8 +151,8 @@ def _own_pattern(functions: list[int], levels: Tensor, groups: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def write_decoder(compact: CompactTwin, coder: LinearCoder, x: Tensor, weights: Tensor, generator: torch.Generator) -> LinearCoder:
-    """Everything after the latents. Returns the coder with its neighbours, fitted to x (N, f, s, k), of weights (N,)."""
+def write_decoder(compact: CompactTwin, coder: LinearCoder, x: Tensor, generator: torch.Generator) -> LinearCoder:
+    """Everything after the latents. Returns the coder with its neighbours, fitted to x (N, f, s, k)."""
     config, twin = compact.config, compact.twin
     space = twin.decoder.transformer.space.double()
     plan = plan_features(config, coder, space, generator)
@@ -161,7 +161,7 @@ def write_decoder(compact: CompactTwin, coder: LinearCoder, x: Tensor, weights: 
         write_dynamics_decoder(twin.dynamics_decoder, coder, plan, generator)
     write_norms(compact, coder, plan, space)
     write_head(compact, coder, plan)
-    return write_neighbours(compact, coder, x, weights, plan, space)
+    return write_neighbours(compact, coder, x, plan, space, generator)
 
 
 def write_structure_decoder(decoder: StructureDecoder, config: VidTwinConfig, plan: FeaturePlan) -> None:
@@ -259,7 +259,7 @@ def write_head(compact: CompactTwin, coder: LinearCoder, plan: FeaturePlan) -> N
 
 
 def write_neighbours(
-    compact: CompactTwin, coder: LinearCoder, x: Tensor, weights: Tensor, plan: FeaturePlan, space: Tensor
+    compact: CompactTwin, coder: LinearCoder, x: Tensor, plan: FeaturePlan, space: Tensor, generator: torch.Generator
 ) -> LinearCoder:
     """First block, spatial attention: heads look beside a place and write what its neighbours tell of it.
 
@@ -273,11 +273,11 @@ def write_neighbours(
     groups = torch.stack([torch.zeros(c, dtype=torch.float64).index_fill(0, own, 1.0) for own in plan.channels])
     even = (1 + block.modulation[1].double()) / (1 + compact.twin.decoder.head.modulation[1].double())  # (c,), as `write_norms`
     still = modulated_norm(plan.constants().mean(0) + space, *block.modulation[:2].double())  # (s, c)
-    looks = look_beside(attention, still, torch.cat([readers, groups]) * even, compact.config.grid)
-    if not len(looks):
+    weights = look_beside(attention, still, torch.cat([readers, groups]) * even, compact.config.grid)
+    if not len(weights):
         return coder
     free = untouched(torch.cat([readers, groups, space]))
-    coder = coder.with_neighbours(looks, x, weights, len(free), c // heads)
+    coder = coder.with_neighbours(weights, x, len(free), c // heads)
     near = coder.neighbours
     assert near is not None
 

@@ -8,7 +8,6 @@ docs/linear-start.md goes through it layer by layer; the functions here stand in
 """
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from vidtwin.model.qformer import QFormer, QFormerLayer, QueryAttention
 from vidtwin.model.structure import StructureEncoder
 from vidtwin.training.centring import Centring
 from vidtwin.training.compact import CompactTwin
-from vidtwin.training.linear.coder import LinearCoder, fit_coder, weights_of
+from vidtwin.training.linear.coder import LinearCoder, fit_coder
 from vidtwin.training.linear.decoder import OPEN, flag_levels, write_decoder
 from vidtwin.training.linear.directions import bias_of, clear, orthonormal_complement
 from vidtwin.training.linear.neighbours import look_beside
@@ -40,11 +39,6 @@ def heads_needed(config: VidTwinConfig, counts: list[int]) -> int:
     components, the others a pair."""
     width, per = config.query_dim // config.query_heads, config.structure_channels - 1
     return sum(-(-count * per // width) * (2 if k else 1) for k, count in enumerate(counts))
-
-
-def has_heads(config: VidTwinConfig, counts: list[int]) -> bool:
-    """Whether there are as many as `heads_needed`."""
-    return heads_needed(config, counts) <= config.query_heads
 
 
 def check_room(config: VidTwinConfig, coefficients: int) -> None:
@@ -91,9 +85,7 @@ def start_linear(compact: CompactTwin, x: Tensor, outside: Tensor, logvar: float
     generator = torch.Generator().manual_seed(seed)
     transformer = twin.encoder.transformer
     reading = read_time(config, transformer.space, transformer.time)
-    fits = partial(has_heads, config)
-    weights = weights_of(fit_coder(config, reading, x, outside, fits), x, outside)
-    coder = fit_coder(config, reading, x, outside, fits, weights)
+    coder = fit_coder(config, reading, x, outside, lambda counts: heads_needed(config, counts) <= config.query_heads)
 
     for blocks in (transformer.blocks, twin.decoder.transformer.blocks):
         for block in blocks:
@@ -110,7 +102,7 @@ def start_linear(compact: CompactTwin, x: Tensor, outside: Tensor, logvar: float
     write_structure_encoder(twin.structure_encoder, config, slots, logvar)
     if isinstance(twin.dynamics_encoder, DynamicsEncoder):
         write_dynamics_encoder(twin.dynamics_encoder, coder, to_coefficients, free, logvar)
-    coder = write_decoder(compact, coder, x, weights, generator)
+    coder = write_decoder(compact, coder, x, generator)
     centre_attention(compact, x[:CENTRED_ON].float())
     return coder
 
