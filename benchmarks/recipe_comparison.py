@@ -1,6 +1,6 @@
 """What of recipes/tiny.yaml matters: each choice changed alone, trained for as many steps on the same clips.
 
-    python -m benchmarks.recipe_comparison TRAINING_VIDEOS VALIDATION_VIDEOS [--steps 60] [--batch 8] [--only NAME ...]
+    python -m benchmarks.recipe_comparison TRAINING_VIDEOS VALIDATION_VIDEOS [--steps 60] [--only NAME ...]
 
 Every run draws the same clips in the same order, from one cache of coefficients. PSNR (dB) on the first clip of validation videos
 before the first step, in the middle and at the end of the schedule, and clips per second. A run that is there already is not made
@@ -53,15 +53,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("validation_videos")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--init-clips", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path("runs/recipe-comparison"))
     parser.add_argument("--cache", type=Path, help="of coefficients; default OUT/cache")
     parser.add_argument("--only", nargs="+", help="names of runs")
     options = parser.parse_args(arguments)
     recipe: Recipe = read_recipe(RECIPE, train_videos=options.training_videos, validation_videos=options.validation_videos)
-    plain = {"views": 1, "brightness": 0.0, "contrast": 0.0, "max_stride": 1, "cache": str(options.cache or options.out / "cache")}
+    plain: dict[str, Any] = {
+        "views": 1,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "max_stride": 1,
+        "cache": str(options.cache or options.out / "cache"),
+        "init_clips": options.init_clips,
+    }
     counts = {"steps": options.steps, "batch_size": options.batch, "accumulate": 1, "warmup_steps": max(1, options.steps // 10)}
     often = {"log_every": options.steps // 2, "validate_every": options.steps // 2, "checkpoint_every": options.steps}
-    recipe = replace(recipe, **plain, **counts, **often)  # type: ignore[arg-type]
+    recipe = replace(recipe, **plain, **counts, **often)
     found = {}
     for name, changed in changes(recipe).items():
         if options.only is None or name in options.only:
@@ -81,7 +89,8 @@ def trained(recipe: Recipe, out: Path) -> dict[str, float]:
     file = out / "comparison.json"
     if not file.exists():
         frozen = replace(recipe, steps=1, learning_rate=1e-12, muon_learning_rate=1e-12, ema_decay=None)
-        before, (middle, end) = validated(frozen, out / "before")[-1], validated(recipe, out / "run")
+        before = validated(frozen, out / "before")[-1]
+        middle, end = validated(replace(recipe, init_from=str(out / "before" / "model")), out / "run")
         scores = {name: record["validation_psnr"] for name, record in (("before", before), ("middle", middle), ("end", end))}
         write_json(file, scores | {"clips_per_second": end["clips_per_second"]})
     values: dict[str, float] = json.loads(file.read_text())
