@@ -88,8 +88,7 @@ class Checkpointed:
         """
         assert isinstance(self, nn.Module)
         folder = Path(folder)
-        state = {name: tensor.detach().to("cpu") for name, tensor in self.state_dict().items()}
-        tensors = {name: (t.to(dtype) if t.ndim > 1 else t).contiguous() for name, t in state.items()}
+        tensors = stored_in(self.state_dict(), dtype)
         broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if broken:
             raise ValueError(f"{folder}: weights with NaN or infinite values in {dtype}: {shorten(broken)}; not saved")
@@ -128,6 +127,11 @@ class Checkpointed:
         with tempfile.TemporaryDirectory(prefix="vidtwin-") as folder:
             self.save_pretrained(folder, dtype=dtype)
             return api.upload_folder(repo_id=repo_id, folder_path=folder, **upload_options)
+
+
+def stored_in(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors as a file holds them, on the CPU: matrices and kernels in `dtype`, biases and norms as they are."""
+    return {name: tensor.detach().to("cpu", dtype if tensor.ndim > 1 else None).contiguous() for name, tensor in state.items()}
 
 
 class Uninitialized(TorchFunctionMode):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtwin.checkpoint import SHIPPED, Uninitialized, own_float32, read_tensors, refuse_differences, weights_hash
+from vidtwin.checkpoint import SHIPPED, Uninitialized, own_float32, read_tensors, refuse_differences, stored_in, weights_hash
 from vidtwin.files import in_line, tensor_output, write_json
 from vidtwin.generation.config import DiTConfig
 from vidtwin.generation.diffusion import Process, sample
@@ -198,7 +198,7 @@ class VidTwinPipeline:
         return structure, dynamics
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the folder; `dtype` is that of the stored weights, of both networks (loading gives float32 again).
+        """Write the folder; `dtype` is that of the stored matrices and kernels, of both networks (loading gives float32 again).
 
         Raises:
             ValueError: weights that are not finite in `dtype`. OSError: the folder cannot be written, or the disk is full.
@@ -207,7 +207,7 @@ class VidTwinPipeline:
         folder.mkdir(parents=True, exist_ok=True)
         if not _holds(folder / AUTOENCODER, self.autoencoder):
             self.autoencoder.save_pretrained(folder / AUTOENCODER, dtype=dtype)
-        tensors = {f"denoiser.{name}": tensor.to(dtype) for name, tensor in self.denoiser.state_dict().items()}
+        tensors = {f"denoiser.{name}": tensor for name, tensor in stored_in(self.denoiser.state_dict(), dtype).items()}
         for kind, values in (("mean", self.normalizer.mean), ("std", self.normalizer.std)):
             tensors |= {f"{kind}.{name}": tensor.float() for name, tensor in zip(NAMES, values, strict=True)}
         own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
