@@ -85,15 +85,15 @@ def same_state(a, b) -> bool:
     return a == b
 
 
-def difference(a, b) -> float:
-    """Relative L2 of the weights, running means and discriminator in the last checkpoints of two runs, the worst of the three."""
+def difference(a, b, parts=("model", "ema", "discriminator")) -> float:
+    """Relative L2 of parts of the last checkpoints of two runs: weights, running means, discriminator; the worst of them."""
     first, second = (read_pickle(checkpoints.saved(run)[0])["run"] for run in (a, b))
 
     def flat(state):
         return torch.cat([tensor.double().flatten() for tensor in state.values()])
 
-    parts = [(flat(first[part]), flat(second[part])) for part in ("model", "ema", "discriminator") if part in first]
-    return max(((x - y).norm() / x.norm()).item() for x, y in parts)
+    pairs = [(flat(first[part]), flat(second[part])) for part in parts]
+    return max(((x - y).norm() / x.norm()).item() for x, y in pairs)
 
 
 def launch(recipe, out, processes):

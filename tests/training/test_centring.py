@@ -55,6 +55,13 @@ def test_steps_are_those_of_a_map_that_takes_its_mean_input_off(kind, optimizer)
         torch.testing.assert_close(layer(x), explicit(x), rtol=1e-4, atol=1e-4)
 
 
+def test_the_mean_of_a_map_that_is_called_twice_is_of_both_calls():
+    layer, a, b = nn.Linear(3, 2), torch.zeros(4, 3), torch.ones(4, 3)
+    centring = Centring(layer)
+    centring.measure(lambda: (layer(a), layer(b)))
+    torch.testing.assert_close(centring.means[""], torch.full((3,), 0.5))
+
+
 def test_a_resumed_run_keeps_its_means(recipe, tmp_path):
     recipe = replace(recipe, centre=True, ema_decay=0.9)
     train(recipe, tmp_path / "whole", progress=False)

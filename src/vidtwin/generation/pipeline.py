@@ -207,10 +207,9 @@ class VidTwinPipeline:
         folder.mkdir(parents=True, exist_ok=True)
         if not _holds(folder / AUTOENCODER, self.autoencoder):
             self.autoencoder.save_pretrained(folder / AUTOENCODER, dtype=dtype)
-        tensors = {f"denoiser.{name}": tensor for name, tensor in stored_in(self.denoiser.state_dict(), dtype).items()}
+        own = {f"denoiser.{name}": tensor for name, tensor in stored_in(self.denoiser.state_dict(), dtype).items()}
         for kind, values in (("mean", self.normalizer.mean), ("std", self.normalizer.std)):
-            tensors |= {f"{kind}.{name}": tensor.float() for name, tensor in zip(NAMES, values, strict=True)}
-        own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            own |= stored_in({f"{kind}.{name}": tensor.float() for name, tensor in zip(NAMES, values, strict=True)}, torch.float32)
         if broken := next((name for name, tensor in own.items() if not torch.isfinite(tensor).all()), None):
             raise ValueError(f"{folder}: {broken} has NaN or infinite values; not saved")
         facts: dict[str, Any] = {"format": FORMAT, "process": asdict(self.process), "denoiser": self.denoiser.config.to_dict()}

@@ -21,6 +21,7 @@ from vidtwin.files import atomic_output
 from vidtwin.losses.objective import bits
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.training import checkpoints
+from vidtwin.training.centring import CENTRED_ON
 from vidtwin.training.coefficients import CoefficientBatch, CoefficientClips, cache_coefficients, collate_coefficients
 from vidtwin.training.compact import CompactTwin
 from vidtwin.training.guard import Guard, StopRequest
@@ -37,7 +38,6 @@ from vidtwin.video.panels import side_by_side
 
 MODEL, BEST, FAILURES, RECIPE, COEFFICIENTS = "model", "best", "failures.jsonl", "recipe.yaml", "coefficients"
 COMPONENTS = 128  # of a block, that a linear start on pixels is fitted to
-CENTRED_ON = 8  # clips
 PARTS: tuple[Part, Part] = ("structure", "dynamics")
 __all__ = ["BEST", "FAILURES", "LOG", "MODEL", "RECIPE", "train"]
 

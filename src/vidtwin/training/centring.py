@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+CENTRED_ON = 8  # clips, over which means are taken
 Map = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.LayerNorm
 
 
@@ -31,16 +32,17 @@ class Centring:
 
     @torch.no_grad()
     def measure(self, forward: Callable[[], object]) -> None:
-        """Take the means over the inputs that maps get in a forward pass."""
+        """Take the means over the inputs that maps get in a forward pass; of a map that is called several times, of all its calls."""
+        seen: dict[str, list[Tensor]] = {}
 
         def hook(name: str, module: Map) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 x = inputs[0].float()
                 if isinstance(module, nn.LayerNorm):
-                    self.means[name] = nn.functional.layer_norm(x, module.normalized_shape, eps=module.eps).flatten(0, -2).mean(0)
-                    return
-                x = x if isinstance(module, nn.Linear) else x.movedim(1 if x.ndim > module.weight.ndim - 1 else 0, -1)
-                self.means[name] = x.flatten(0, -2).mean(0)
+                    x = nn.functional.layer_norm(x, module.normalized_shape, eps=module.eps)
+                elif not isinstance(module, nn.Linear):
+                    x = x.movedim(1 - module.weight.ndim, -1)  # channels last
+                seen.setdefault(name, []).append(x.flatten(0, -2).mean(0))
 
             return take
 
@@ -50,6 +52,7 @@ class Centring:
         finally:
             for handle in hooks:
                 handle.remove()
+        self.means = {name: torch.stack(means).mean(0) for name, means in seen.items()}
 
     @torch.no_grad()
     def centre_gradients(self) -> None:
@@ -69,7 +72,7 @@ class Centring:
                 step = self.maps[name].weight - before[name]
                 bias = self.maps[name].bias
                 assert bias is not None
-                bias -= step * mean if step.ndim == 1 else step.flatten(2).sum(2) @ mean if step.ndim > 2 else step @ mean
+                bias -= step * mean if step.ndim == 1 else step.reshape(*step.shape[:2], -1).sum(2) @ mean
 
 
 def _outer(rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:

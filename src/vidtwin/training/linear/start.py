@@ -17,7 +17,7 @@ from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.dynamics import DynamicsEncoder
 from vidtwin.model.qformer import QFormer, QFormerLayer, QueryAttention
 from vidtwin.model.structure import StructureEncoder
-from vidtwin.training.centring import Centring
+from vidtwin.training.centring import CENTRED_ON, Centring
 from vidtwin.training.compact import CompactTwin
 from vidtwin.training.linear.coder import LinearCoder, fit_coder
 from vidtwin.training.linear.decoder import OPEN, flag_levels, write_decoder
@@ -30,7 +30,6 @@ TILT = 0.3  # share of that direction's amplitude that tells queries apart
 GATE = 8.0  # offset of the Q-Former's GELUs: open for a query's own components, shut for the others
 TAME = 3.0  # components enter the GELUs divided by this, which stay linear up to GATE * TAME standard deviations
 UNREAD = 0.1  # scale of drawn weights of channels that nothing reads yet
-CENTRED_ON = 8  # clips
 SMALL = 0.1  # amplitude of a component in the Q-Former's output, before its last norm
 
 
