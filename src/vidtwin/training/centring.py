@@ -32,7 +32,7 @@ class Centring:
 
     @torch.no_grad()
     def measure(self, forward: Callable[[], object]) -> None:
-        """Take the means over the inputs that maps get in a forward pass; of a map that is called several times, of all its calls."""
+        """Take the means over the inputs that maps get in a forward pass, in all calls of a map."""
         seen: dict[str, list[Tensor]] = {}
 
         def hook(name: str, module: Map) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
