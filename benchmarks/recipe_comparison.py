@@ -1,13 +1,14 @@
 """What of recipes/tiny.yaml matters: each choice changed alone, trained for as many steps on the same clips.
 
-    python -m benchmarks.recipe_comparison TRAINING_VIDEOS VALIDATION_VIDEOS [--steps 60] [--only NAME ...]
+    python -m benchmarks.recipe_comparison TRAINING_VIDEOS VALIDATION_VIDEOS [--steps 300] [--only NAME ...]
 
 Every run draws the same clips in the same order, from one cache of coefficients. PSNR (dB) on the first clip of validation videos
-before the first step, in the middle and at the end of the schedule, and clips per second. A run that is there already is not made
-again. Writes results/recipe-comparison.json and .md.
+before the first step, in the middle and at the end of the schedule, and clips per second. A run or a start that is there already
+is not made again. Writes results/recipe-comparison.json and .md.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -51,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("training_videos")
     parser.add_argument("validation_videos")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--init-clips", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path("runs/recipe-comparison"))
     parser.add_argument("--cache", type=Path, help="of coefficients; default OUT/cache")
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = {}
     for name, changed in changes(recipe).items():
         if options.only is None or name in options.only:
-            found[name] = trained(replace(recipe, **changed), options.out / name.replace(" ", "-"))
+            found[name] = trained(replace(recipe, **changed), options.out / name.replace(" ", "-"), options.out / "starts")
             print(name, found[name], flush=True)
     write_results(
         "recipe-comparison",
@@ -84,13 +85,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def trained(recipe: Recipe, out: Path) -> dict[str, float]:
+def trained(recipe: Recipe, out: Path, starts: Path) -> dict[str, float]:
     """PSNR (dB) on validation clips at step 0, in the middle and at the end; clips per second of the second half."""
     file = out / "comparison.json"
     if not file.exists():
-        frozen = replace(recipe, steps=1, learning_rate=1e-12, muon_learning_rate=1e-12, ema_decay=None)
-        before = validated(frozen, out / "before")[-1]
-        middle, end = validated(replace(recipe, init_from=str(out / "before" / "model")), out / "run")
+        shape = json.dumps([recipe.config.to_dict(), recipe.initialization], sort_keys=True)
+        start = starts / hashlib.sha256(shape.encode()).hexdigest()[:8]
+        if not (start / "model").exists():
+            validated(replace(recipe, steps=1, learning_rate=1e-12, muon_learning_rate=1e-12, ema_decay=None), start)
+        before = validation_records(start)[-1]
+        middle, end = validated(replace(recipe, init_from=str(start / "model")), out / "run")
         scores = {name: record["validation_psnr"] for name, record in (("before", before), ("middle", middle), ("end", end))}
         write_json(file, scores | {"clips_per_second": end["clips_per_second"]})
     values: dict[str, float] = json.loads(file.read_text())
@@ -98,8 +102,12 @@ def trained(recipe: Recipe, out: Path) -> dict[str, float]:
 
 
 def validated(recipe: Recipe, out: Path) -> list[dict[str, float]]:
-    """Records of a run with a validation."""
+    """Train, and the records of the run with a validation."""
     train(recipe, out)
+    return validation_records(out)
+
+
+def validation_records(out: Path) -> list[dict[str, float]]:
     records = map(json.loads, (out / LOG).read_text().splitlines())
     return [record for record in records if "validation_psnr" in record]
 

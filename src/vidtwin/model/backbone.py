@@ -32,23 +32,8 @@ def temporal_positions(f: int, c: int) -> Tensor:
     return sincos(torch.arange(f), c)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Scaled dot-product attention, (..., l, d) each, by two products, with softmax in float32."""
-    scores = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).float()
-    if causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(future, -torch.inf)
-    return scores.softmax(-1).to(v.dtype) @ v
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention of b sequences; (b, l, c) -> the same.
-
-    With `by_products` it is computed by two products in training: faster for the short sequences of one frame or place on a CPU,
-    whose fused kernel is made for long ones. Products of several sequences at once round differently in batches of other sizes.
-    """
-
-    by_products = False
+    """Multi-head self-attention of b sequences; (b, l, c) -> the same."""
 
     def __init__(self, c: int, heads: int, causal: bool = False):
         super().__init__()
@@ -58,10 +43,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b n l d", three=3, n=self.heads)
-        if self.by_products and torch.is_grad_enabled():
-            y = attend(q, k, v, self.causal)
-        else:
-            y = nnf.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        y = nnf.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.proj(rearrange(y, "b n l d -> b l (n d)"))
 
 

@@ -8,10 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vidtwin.model.backbone import Attention
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
+from vidtwin.training.folded import FoldedBlock
 from vidtwin.training.patches import PatchBasis, block_side
 
 
@@ -38,9 +38,9 @@ class CompactTwin(nn.Module):
         self.twin = VidTwin(config)
         self.twin.encoder.patch_embedding = nn.Identity()  # type: ignore[assignment]
         self.twin.decoder.head.linear = nn.Identity()  # type: ignore[assignment]
-        for module in self.twin.modules():
-            if isinstance(module, Attention):
-                module.by_products = True
+        causal = config.temporal_attention == "causal"
+        for transformer in (self.twin.encoder.transformer, self.twin.decoder.transformer):
+            transformer.blocks = nn.ModuleList(FoldedBlock(config.hidden, config.heads, causal) for _ in range(config.depth))
 
     @property
     def basis(self) -> PatchBasis:
