@@ -32,19 +32,19 @@ def changes(recipe: Recipe) -> dict[str, dict[str, Any]]:
     principal: dict[str, Any] = {"initialization": "principal", "rate_factors": {}, "learning_rate": 1e-3}
     return {
         "the recipe": {},
-        "Muon 3e-4": {"muon_learning_rate": 3e-4},
-        "Muon 9e-4": {"muon_learning_rate": 9e-4},
-        "AdamW 2e-5": adamw | {"learning_rate": 2e-5},
         "AdamW 6e-5": adamw | {"learning_rate": 6e-5},
-        "AdamW 2e-4": adamw | {"learning_rate": 2e-4},
         "principal start, Muon 2e-3": principal | {"muon_learning_rate": 2e-3},
-        "squared error": {"loss": LossWeights(l1=0.0, l2=2.0, kl=recipe.loss.kl)},
         "causal": {"model": model | {"temporal_attention": "causal"}},
-        "hidden 192": {"model": model | {"hidden": 192}},
         "hidden 320": {"model": model | {"hidden": 320}},
         "depth 3": {"model": model | {"depth": 3}},
+        "hidden 192": {"model": model | {"hidden": 192}},
+        "squared error": {"loss": LossWeights(l1=0.0, l2=2.0, kl=recipe.loss.kl)},
+        "never one latent alone": {"structure_alone": 0.0, "dynamics_alone": 0.0},
+        "Muon 9e-4": {"muon_learning_rate": 9e-4},
+        "AdamW 2e-4": adamw | {"learning_rate": 2e-4},
         "depth 4": {"model": model | {"depth": 4}},
-        "never Structure alone": {"structure_alone": 0.0},
+        "Muon 3e-4": {"muon_learning_rate": 3e-4},
+        "AdamW 2e-5": adamw | {"learning_rate": 2e-5},
     }
 
 

@@ -28,6 +28,7 @@ from vidtwin.training.guard import Guard, StopRequest
 from vidtwin.training.initialize import start_low_variance, start_on_principal_patches, start_scaled, trained_weights
 from vidtwin.training.linear.start import start_linear
 from vidtwin.training.log import LOG, Clock, Means, RunLog
+from vidtwin.training.log_variance import FITTED_ON, start_fitted_variance
 from vidtwin.training.optimization import make_accelerator
 from vidtwin.training.patches import block_side, fit_basis, to_patches
 from vidtwin.training.recipe import Recipe
@@ -87,7 +88,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     guard, step, best = Guard(recipe.max_skipped), 0, -math.inf
     before = checkpoints.latest(out, recipe)
     torch.manual_seed(recipe.seed)
-    run = Run(recipe, untrained(recipe, clips, not (progress and first), before is not None), accelerator)
+    run = Run(recipe, network(recipe, clips, not (progress and first), before is not None), accelerator)
     if before is not None:
         run.load(before["run"])
         step, best, guard.skipped = before["step"], before["best"], before["skipped"]
@@ -210,16 +211,20 @@ def gradients(
     return values | run.clip_gradients(step)
 
 
-def untrained(
-    recipe: Recipe, clips: TrainingClips | CoefficientClips, quiet: bool = True, resumed: bool = False
-) -> VidTwin | CompactTwin:
-    """The network before the first step: from `init_from`, or from scratch by torch's generator; `quiet` shows no bar.
-
-    Of a run that is `resumed`, whose weights come from its checkpoint, only the shapes.
-    """
-    basis = clips.basis if isinstance(clips, CoefficientClips) else None
+def network(recipe: Recipe, clips: TrainingClips | CoefficientClips, quiet: bool, resumed: bool) -> VidTwin | CompactTwin:
+    """The network before the first step; of a run that is `resumed`, whose weights come from its checkpoint, only the shapes."""
     if resumed:
-        return VidTwin(recipe.config) if basis is None else CompactTwin(recipe.config, len(basis))
+        return CompactTwin(recipe.config, len(clips.basis)) if isinstance(clips, CoefficientClips) else VidTwin(recipe.config)
+    fresh = untrained(recipe, clips, quiet)
+    if recipe.fitted_logvar and isinstance(fresh, CompactTwin) and isinstance(clips, CoefficientClips):
+        first = collate_coefficients([clips[number] for number in range(FITTED_ON)])
+        start_fitted_variance(fresh, first.clips.float(), first.outside, recipe.loss, recipe.seed)
+    return fresh
+
+
+def untrained(recipe: Recipe, clips: TrainingClips | CoefficientClips, quiet: bool = True) -> VidTwin | CompactTwin:
+    """The network from `init_from`, or from scratch by torch's generator; `quiet` shows no bar."""
+    basis = clips.basis if isinstance(clips, CoefficientClips) else None
     if recipe.init_from is not None:
         try:
             model = trained_weights(recipe.init_from, recipe.config)

@@ -44,7 +44,10 @@ class DiscriminatorRecipe:
 
 
 SCRATCH_LOGVAR = -6.0
-ON_COEFFICIENTS = ("reverse", "max_stride", "brightness", "contrast", "colour", "views", "structure_alone", "dynamics_alone")
+ON_COEFFICIENTS = (
+    *("reverse", "max_stride", "brightness", "contrast", "colour", "views"),
+    *("structure_alone", "dynamics_alone", "fitted_logvar"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,8 @@ class Recipe(RunRecipe):
         init_from: weights to start from: a shipped name, a folder, a hub id, or a file in Microsoft's layout; only the number of
             frames may differ (`initialize.inflated`). null starts from scratch.
         initial_logvar: log-variance that the posterior starts at (the bias of its map); null is that of `init_from`, or -6.
+        fitted_logvar: start instead at the log-variances that suit the objective and the decoder (`training.log_variance`); with
+            coefficients only, and loss.kl above 0.
         coefficients: train on so many principal coefficients of each 16x16 block (`training.coefficients`) instead of pixels; the
             squared error alone is known there, so loss.l1 and loss.perceptual are 0. null is pixels.
         cache: folder of the coefficients; null is `coefficients` in the run's folder. views: of each video, of drawn short side,
@@ -193,6 +198,7 @@ class Recipe(RunRecipe):
     initialization: Literal["released", "principal", "linear"] = "released"
     init_clips: int = 256
     initial_logvar: float | None = None
+    fitted_logvar: bool = False
     shard: bool = False
     max_failures: float = 0.1
     validation_clips: int = 24
@@ -238,6 +244,8 @@ class Recipe(RunRecipe):
             raise ValueError(
                 "coefficients: they know the squared error alone; set loss.l1: 0, perceptual: none, and no discriminator"
             )
+        if self.fitted_logvar and (self.loss.kl == 0 or self.initial_logvar is not None):
+            raise ValueError("fitted_logvar: it follows from loss.kl; give that a value above 0, and leave initial_logvar out")
         if self.shard:
             raise ValueError("shard: not with coefficients; set shard: false")
 
