@@ -36,8 +36,8 @@ import vidtwin.cli
 parts["import of the command line"] = lap()
 from vidtwin.benchmark import split
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.loading import load_weights
+from vidtwin.latents.stream import Identity
+from vidtwin.model.loading import load_weights
 lap()
 model = load_weights(sys.argv[1])
 Identity.of(model)

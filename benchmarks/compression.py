@@ -21,15 +21,15 @@ import torch
 
 from benchmarks.setting import setting, write_results
 from vidtwin.cli.options import SAMPLE
-from vidtwin.evaluation.metrics import frame_psnr
 from vidtwin.inference.decode import decode_windows
 from vidtwin.inference.encode import encode_video, source_windows
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.entropy import LatentCoder, Moments
-from vidtwin.inference.latent_stream import Identity, Window
-from vidtwin.inference.latent_video import LatentVideo, LatentWriter, compress
-from vidtwin.loading import load_weights
+from vidtwin.latents.entropy import LatentCoder, Moments
+from vidtwin.latents.file import LatentVideo, LatentWriter, compress
+from vidtwin.latents.stream import Identity, Window
+from vidtwin.metrics import frame_psnr
 from vidtwin.model.latents import Latents
+from vidtwin.model.loading import load_weights
 
 STEPS = (0.25, 0.5, 1.0, 2.0, math.sqrt(12), 8.0, 16.0, 32.0, 64.0)
 WINDOWS, DAMAGED = 1000, 1000

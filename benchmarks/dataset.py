@@ -35,16 +35,16 @@ from torch.utils.data import DataLoader
 from benchmarks.setting import RESULTS, setting, write_results
 from vidtwin import IterableLatents, LatentDataset, VidTwin
 from vidtwin.benchmark import resident_kib
-from vidtwin.cache.encode import ReadWindow, encode_items, read_windows
-from vidtwin.cache.items import list_items
-from vidtwin.cache.plan import Plan
-from vidtwin.cache.store import Store
 from vidtwin.data.sources import find_videos
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.read import frame_count, read_clip
-from vidtwin.video.write import VideoWriter
+from vidtwin.latent_sets.encode import ReadWindow, encode_items, read_windows
+from vidtwin.latent_sets.items import list_items
+from vidtwin.latent_sets.plan import Plan
+from vidtwin.latent_sets.store import Store
+from vidtwin.latents.stream import Identity
+from vidtwin.video.read.reader import frame_count, read_clip
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 FRAMES = 24
 STEPS = ("engines", "broken", "rate", "memory", "loader")

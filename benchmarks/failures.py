@@ -18,10 +18,10 @@ from benchmarks.setting import setting, write_results
 from vidtwin import VidTwin
 from vidtwin.inference.decode import Output
 from vidtwin.inference.reconstruct import reconstruct
-from vidtwin.loading import load_weights
+from vidtwin.model.loading import load_weights
 from vidtwin.video import Geometry, from_clip, read_video, to_clip
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 ASSETS = Path(__file__).parents[1] / "tests" / "assets"
 BEE, FLOWER = ASSETS / "h264_aac.mp4", ASSETS / "h264_fullrange.mp4"

@@ -28,12 +28,12 @@ from torch import Tensor
 
 from benchmarks.setting import RESULTS, setting, write_results
 from vidtwin import LatentDataset, Latents, VidTwin
-from vidtwin.evaluation.moving_sprites import CLASSES, WINDOW, Reading, read_sprite
+from vidtwin.data.moving_sprites import CLASSES, WINDOW, Reading, read_sprite
 from vidtwin.files import atomic_output
+from vidtwin.frames.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.generation.pipeline import VidTwinPipeline
 from vidtwin.model.latents import NAMES
 from vidtwin.video import read_video
-from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
 
 BATCH = 64
 MOST_GIVEN = 128  # clips whose Structure is given

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vidtwin import Posterior, VidTwin, VidTwinConfig, preset
-from vidtwin.released import released_name
+from vidtwin.model.released import released_name
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden"
 SMALL: dict[str, Any] = {"frames": 8, "patch": 8, "hidden": 64, "depth": 2, "heads": 4, "num_queries": 8, "structure_channels": 4}

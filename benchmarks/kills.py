@@ -25,8 +25,8 @@ from PIL import Image
 
 from benchmarks.setting import setting, write_results
 from vidtwin.cli.options import SAMPLE
-from vidtwin.video.read import iter_frames, probe
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.read.reader import iter_frames, probe
+from vidtwin.video.write.writer import VideoWriter
 
 SIZE = (126, 224)
 

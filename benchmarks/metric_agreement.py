@@ -26,10 +26,10 @@ from benchmarks.setting import RESULTS, setting, write_results
 from vidtwin import VidTwin
 from vidtwin.data.sources import find_videos
 from vidtwin.evaluation.fvd import frechet_distance, kernel_distance
-from vidtwin.evaluation.metrics import PSNR_FLOOR, psnr, ssim, unit_range
 from vidtwin.evaluation.scoring import first_clips
 from vidtwin.files import atomic_output
 from vidtwin.losses.ms_ssim import ms_ssim
+from vidtwin.metrics import PSNR_FLOOR, psnr, ssim, unit_range
 
 BOUND = 1e-4
 Pair = tuple[torch.Tensor, torch.Tensor]  # frames (N, 3, H, W) in [0, 1]

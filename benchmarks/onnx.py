@@ -21,12 +21,12 @@ from torch import Tensor
 from benchmarks.setting import setting, write_results
 from vidtwin import VidTwin
 from vidtwin.cli.options import SAMPLE
-from vidtwin.evaluation.metrics import clip_psnr
-from vidtwin.export import export_onnx
+from vidtwin.frames.clips import Geometry, to_clip
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.onnx_model import OnnxModel
+from vidtwin.metrics import clip_psnr
+from vidtwin.onnx.export import export_onnx
+from vidtwin.onnx.model import OnnxModel
 from vidtwin.video import read_video
-from vidtwin.video.clips import Geometry, to_clip
 
 
 def sample_clip(model: VidTwin) -> Tensor:

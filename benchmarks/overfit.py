@@ -14,13 +14,13 @@ from pathlib import Path
 from benchmarks.setting import setting, write_results
 from vidtwin import preset
 from vidtwin.cli.options import SAMPLE
+from vidtwin.frames.clips import Geometry, from_clip, to_clip
 from vidtwin.losses.objective import LossWeights
 from vidtwin.training.autoencoder import LOG, train
 from vidtwin.training.recipe import Recipe
-from vidtwin.video.clips import Geometry, from_clip, to_clip
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.read import read_clip
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.read.reader import read_clip
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 GOAL = 35.0  # dB
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from vidtwin.files import atomic_output
-from vidtwin.video.read import read_clip
+from vidtwin.video.read.reader import read_clip
 
 
 def main(arguments: list[str]) -> int:

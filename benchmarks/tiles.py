@@ -21,11 +21,11 @@ from PIL import Image
 
 from benchmarks.setting import setting, write_results
 from vidtwin.cli.options import SAMPLE
+from vidtwin.frames.tiles import Tiling
 from vidtwin.inference.encode import padded
 from vidtwin.inference.engine import Engine
-from vidtwin.loading import load_weights
-from vidtwin.video.read import iter_frames
-from vidtwin.video.tiles import Tiling
+from vidtwin.model.loading import load_weights
+from vidtwin.video.read.reader import iter_frames
 
 SIZE = (1080, 1920)
 OTHERS = (40, 72)  # overlaps of the tilings that are compared with; their tiles end elsewhere

@@ -16,7 +16,7 @@ import torch
 from vidtwin import MotionExtractor
 from vidtwin.cli.options import SAMPLE
 from vidtwin.files import atomic_output
-from vidtwin.video.read import read_video
+from vidtwin.video.read.reader import read_video
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ import torch
 
 from vidtwin import VidTwin
 from vidtwin.cli.options import SAMPLE
-from vidtwin.evaluation.metrics import clip_psnr
-from vidtwin.video.clips import Geometry, from_clip, to_clip
-from vidtwin.video.read import read_video
-from vidtwin.video.write import VideoWriter
+from vidtwin.frames.clips import Geometry, from_clip, to_clip
+from vidtwin.metrics import clip_psnr
+from vidtwin.video.read.reader import read_video
+from vidtwin.video.write.writer import VideoWriter
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from vidtwin.cli.options import SAMPLE
 from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_stream, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
 from vidtwin.inference.reconstruct import swap
-from vidtwin.video.read import frame_count, probe
+from vidtwin.latents.stream import Identity
+from vidtwin.video.read.reader import frame_count, probe
 
 
 def main() -> None:

@@ -1,84 +1,32 @@
 """The house rules that can be checked: imports point down, and importing the package is cheap."""
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import vidtwin
+from scripts.rooms import ROOMS, SRC, imports, modules, name_of, own, room_of
 
-SRC = Path(__file__).parents[1] / "src" / "vidtwin"
-# What each room may import of ours. Rooms that are not here (cli, inspection) may import anything.
-ROOMS: dict[str, set[str]] = {
-    "files": set(),
-    "processes": set(),
-    "version": set(),
-    "model": {"model", "checkpoint"},  # the checkpoint mixin, so that VidTwin.from_pretrained exists
-    "checkpoint": {"files", "model.config"},
-    "released": {"files", "checkpoint", "model"},
-    "video": {"files", "video"},
-    "losses": {"files", "checkpoint", "model", "losses"},
-    "evaluation": {
-        "files",
-        "model",
-        "video",
-        "evaluation",
-        "version",
-        "checkpoint",
-        "losses.lpips",
-        "losses.ms_ssim",
-        "inference.entropy",
-        "processes",
-    },
-    "data": {"files", "processes", "model.config", "video", "data"},
-    "loading": {"checkpoint", "model", "released"},
-    "inference": {"files", "checkpoint", "model", "video", "evaluation.metrics", "inference"},
-    "cache": {"files", "processes", "version", "data", "model", "video", "inference", "cache"},
-    "generation": {"files", "checkpoint", "model", "generation"},
-    "demo": {"files", "model", "video", "evaluation.metrics", "inference", "generation", "demo"},
-    "motion": {"version", "checkpoint", "loading", "model", "video", "motion"},
-    "training": {
-        "files",
-        "checkpoint",
-        "loading",
-        "released",
-        "data",
-        "model",
-        "losses",
-        "evaluation.metrics",
-        "video",
-        "generation",
-        "cache.dataset",
-        "training",
-    },
-}
 FORBIDDEN = {"torchvision", "torchaudio", "transformers", "lightning", "lpips", "piq", "decord", "gradio", "hydra"}
 
 
-def imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module or "")
-    return names
-
-
-@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda path: str(path.relative_to(SRC)))
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SRC)))
 def test_imports_point_down(path):
-    room = path.relative_to(SRC).parts[0].removesuffix(".py")
-    names = imports(path)
-    assert not {name.split(".")[0] for name in names} & (FORBIDDEN - ({"gradio"} if room == "demo" else set()))
-    if room in ROOMS:
-        ours = {name.removeprefix("vidtwin.") for name in names if name.split(".")[0] == "vidtwin"}
-        outside = {name for name in ours if not any(name == ok or name.startswith(ok + ".") for ok in ROOMS[room])}
-        assert outside == set()
-    if room not in ("cli", "__main__"):
-        assert not any(name.startswith(("vidtwin.cli", "vidtwin.demo")) for name in names) or room == "demo"
+    order, room = list(ROOMS), room_of(path)
+    assert {name.split(".")[0] for name in own(path)} <= set(order[: order.index(room) + 1])
+    assert not {name.split(".")[0] for name in imports(path)} & (FORBIDDEN - ({"gradio"} if room == "demo" else set()))
+
+
+def test_no_module_imports_itself_through_others():
+    below = {name_of(path): own(path) for path in modules()}
+    while leaves := {name for name, names in below.items() if not names & below.keys()}:
+        below = {name: names for name, names in below.items() if name not in leaves}
+    assert below == {}
+
+
+def test_every_room_is_in_the_plan():
+    assert {room_of(path) for path in modules()} == set(ROOMS)
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -15,9 +15,9 @@ from tests.conftest import seeded_model
 from vidtwin import LatentDataset, __version__, export_released
 from vidtwin.cli import COMMANDS, main
 from vidtwin.cli.videos import parse_position
-from vidtwin.inference.latent_video import LatentVideo
-from vidtwin.video.read import probe, read_video
-from vidtwin.video.write import VideoWriter
+from vidtwin.latents.file import LatentVideo
+from vidtwin.video.read.reader import probe, read_video
+from vidtwin.video.write.writer import VideoWriter
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from vidtwin import MotionExtractor
 from vidtwin.cli import COMMANDS, main
 from vidtwin.cli.options import SAMPLE
-from vidtwin.video.read import read_video
+from vidtwin.video.read.reader import read_video
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

@@ -14,16 +14,16 @@ import torch
 
 from tests.conftest import SMALL, seeded_model
 from tests.generation.conftest import small_pipeline
-from tests.inference.test_latent_video import header, windows, write
+from tests.latents.test_file import header, windows, write
 from vidtwin import VidTwin, VidTwinConfig
-from vidtwin.cache.plan import Plan
-from vidtwin.cache.rows import schema
-from vidtwin.checkpoint import SHIPPED, Uninitialized, weights_hash
 from vidtwin.evaluation.results import Result
 from vidtwin.generation.pipeline import VidTwinPipeline
 from vidtwin.inference.encode import encode_video
-from vidtwin.inference.latent_stream import Identity, latent_names
-from vidtwin.inference.latent_video import LatentVideo, LatentWriter, compress, partial_path
+from vidtwin.latent_sets.plan import Plan
+from vidtwin.latent_sets.rows import schema
+from vidtwin.latents.file import LatentVideo, LatentWriter, compress, partial_path
+from vidtwin.latents.stream import Identity, latent_names
+from vidtwin.model.checkpoint import SHIPPED, Uninitialized, weights_hash
 from vidtwin.model.config import PRESETS
 from vidtwin.training.checkpoints import KEYS
 

@@ -14,7 +14,7 @@ from benchmarks.fuzzing.cases import kind_of, make_case
 from benchmarks.fuzzing.readers import Finding, Outcome, judge, run_case
 from benchmarks.fuzzing.seeds import KINDS, Seed, make_seeds
 from benchmarks.fuzzing.workers import Bounds, run_cases, watched
-from vidtwin.video.decode import VideoWarning
+from vidtwin.video.read.decode import VideoWarning
 
 SLOW = "released"  # a second each
 
@@ -101,7 +101,7 @@ def test_what_may_be_warned_of(text, kind, result):
 
 
 def test_findings_that_look_alike_are_one(seeds, tmp_path, monkeypatch, capsys):
-    wrong = Outcome(3, "video", "a.mp4", "finding", findings=[Finding("probe", "TypeError", "video/read.py:1 probe", "no")])
+    wrong = Outcome(3, "video", "a.mp4", "finding", findings=[Finding("probe", "TypeError", "video/read/reader.py:1 probe", "no")])
     monkeypatch.setattr("benchmarks.fuzz.run_cases", lambda *_: iter([wrong, replace(wrong, case=5)]))
     facts = fuzz(seeds, 0, range(6), 1, Bounds(), keep=tmp_path)
     assert facts["outcomes"] == {"video": {"read": 0, "warned": 0, "refused": 0, "finding": 2}}

@@ -8,7 +8,7 @@ import pytest
 
 from vidtwin.cli import COMMANDS, main
 from vidtwin.model.config import PRESETS
-from vidtwin.video.read import read_video
+from vidtwin.video.read.reader import read_video
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -19,10 +19,10 @@ import yaml
 
 from benchmarks.fuzzing.json_values import damaged_json
 from benchmarks.fuzzing.seeds import Seed
-from vidtwin.inference import compressed
-from vidtwin.inference.latent_stream import Header
-from vidtwin.inference.latent_video import KEY, record_dtype
-from vidtwin.inference.records import MAGIC, PREFIX, checksum
+from vidtwin.latents import compressed
+from vidtwin.latents.file import KEY, record_dtype
+from vidtwin.latents.records import MAGIC, PREFIX, checksum
+from vidtwin.latents.stream import Header
 
 MOST = 1 << 20  # bytes of a damaged file
 EDGE = 4096  # bytes at both ends of a file, where half of the damage is done

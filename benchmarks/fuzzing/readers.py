@@ -16,15 +16,15 @@ from pathlib import Path
 
 import vidtwin
 from benchmarks.fuzzing.seeds import CONFIG, FRAMES, Seed
-from vidtwin.inference.latent_stream import Header
-from vidtwin.inference.latent_video import LatentVideo, LatentWriter, partial_path
-from vidtwin.inference.records import PREFIX
-from vidtwin.inspection import describe
-from vidtwin.loading import load_weights
-from vidtwin.released import load_released
+from vidtwin.cli.inspection import describe
+from vidtwin.latents.file import LatentVideo, LatentWriter, partial_path
+from vidtwin.latents.records import PREFIX
+from vidtwin.latents.stream import Header
+from vidtwin.model.loading import load_weights
+from vidtwin.model.released import load_released
 from vidtwin.training.recipe import read_recipe
-from vidtwin.video.decode import TarMember, VideoFile, VideoWarning
-from vidtwin.video.read import frame_count, iter_frames, probe, read_clip
+from vidtwin.video.read.decode import TarMember, VideoFile, VideoWarning
+from vidtwin.video.read.reader import frame_count, iter_frames, probe, read_clip
 
 MOST_FRAMES, MOST_SECONDS = 300, 3.0  # read of a video; a user can stop there, so what is long is not a hang
 LONGEST_MESSAGE = 4000  # characters

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from vidtwin import VidTwin, VidTwinConfig, export_released
-from vidtwin.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from vidtwin.inference.latent_stream import Header, Identity, Window
-from vidtwin.inference.latent_video import LatentWriter, partial_path
+from vidtwin.frames.orientation import Orientation
+from vidtwin.frames.tiles import plan_fit
+from vidtwin.latents.file import LatentWriter, partial_path
+from vidtwin.latents.stream import Header, Identity, Window
+from vidtwin.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from vidtwin.model.latents import Latents
-from vidtwin.video.images import SUFFIXES
-from vidtwin.video.orientation import Orientation
-from vidtwin.video.tiles import plan_fit
+from vidtwin.video.read.images import SUFFIXES
 
 ROOT = Path(__file__).parents[2]
 ASSETS, RECIPES = ROOT / "tests" / "assets", ROOT / "recipes"

@@ -12,7 +12,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from vidtwin.video.read import iter_frames
+from vidtwin.video.read.reader import iter_frames
 
 Packets = list[tuple[bytes, Fraction]]  # of a track: content, and seconds
 

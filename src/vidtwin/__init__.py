@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from vidtwin.version import __version__
 
 if TYPE_CHECKING:
-    from vidtwin.cache.dataset import IterableLatents, LatentDataset
     from vidtwin.generation.pipeline import VidTwinPipeline
+    from vidtwin.latent_sets.dataset import IterableLatents, LatentDataset
     from vidtwin.model.config import VidTwinConfig, preset
     from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
+    from vidtwin.model.released import export_released, load_released
     from vidtwin.model.vidtwin import VidTwin
     from vidtwin.motion.extractor import MotionExtractor
-    from vidtwin.released import export_released, load_released
 
 __all__ = [
     "IterableLatents",
@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "IterableLatents": "vidtwin.cache.dataset",
-    "LatentDataset": "vidtwin.cache.dataset",
+    "IterableLatents": "vidtwin.latent_sets.dataset",
+    "LatentDataset": "vidtwin.latent_sets.dataset",
     "Latents": "vidtwin.model.latents",
     "MotionExtractor": "vidtwin.motion.extractor",
     "NormalizedLatents": "vidtwin.model.latents",
@@ -43,8 +43,8 @@ _HOMES = {
     "VidTwin": "vidtwin.model.vidtwin",
     "VidTwinConfig": "vidtwin.model.config",
     "VidTwinPipeline": "vidtwin.generation.pipeline",
-    "export_released": "vidtwin.released",
-    "load_released": "vidtwin.released",
+    "export_released": "vidtwin.model.released",
+    "load_released": "vidtwin.model.released",
     "preset": "vidtwin.model.config",
 }
 

@@ -22,18 +22,18 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidtwin.checkpoint import Uninitialized
 from vidtwin.inference.decode import Output, decode_windows, write_decoded
 from vidtwin.inference.encode import encode_windows, plan_header, source_windows
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity, LatentStream, grouped
-from vidtwin.inference.pipeline import cores
 from vidtwin.inference.reconstruct import Tally, reconstruct
+from vidtwin.latents.stream import LatentStream, grouped
 from vidtwin.losses.objective import LossWeights, autoencoder_loss
+from vidtwin.model.checkpoint import Uninitialized
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.read import probe
+from vidtwin.threads import cores
+from vidtwin.video.read.reader import probe
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's limit
 PRODUCT_SECONDS = 0.2  # that one of them may take: bfloat16 is emulated on some CPUs
@@ -340,7 +340,7 @@ def split(engine: Engine, path: str | Path, stop: int = 500) -> Split:
     Raises:
         OSError, ValueError: as `reconstruct`.
     """
-    identity = Identity.of(engine.model)
+    identity = engine.identity()
     header, output, tally = plan_header(engine, probe(path), identity), Output(), Tally()
     stages: dict[str, Time] = {}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 STEP = 4  # grey levels from frame to frame
 

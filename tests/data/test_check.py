@@ -9,8 +9,8 @@ import pytest
 
 from tests.data.conftest import lerobot
 from vidtwin.data.check import check_data
+from vidtwin.frames.shots import CutDetector
 from vidtwin.video import VideoWriter, read_video
-from vidtwin.video.shots import CutDetector
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from tests.demo.conftest import Server
-from vidtwin.inference.latent_video import LatentVideo
+from vidtwin.latents.file import LatentVideo
 from vidtwin.video import read_video
 
 WAIT = 60_000  # ms
@@ -191,7 +191,7 @@ def test_a_video_beyond_a_limit_is_told_so(page, assets, tmp_path):
 
     import numpy as np
 
-    from vidtwin.video.write import VideoWriter
+    from vidtwin.video.write.writer import VideoWriter
 
     with VideoWriter(tmp_path / "long.mp4", Fraction(2), (32, 32)) as writer:
         writer.write(np.zeros((14, 32, 32, 3), np.uint8))

@@ -12,9 +12,9 @@ from vidtwin.cli.demo import AUTH, is_local
 from vidtwin.demo.studio import Limits, Studio, mixed
 from vidtwin.demo.visitors import Visitor
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.inference.latent_video import LatentVideo
 from vidtwin.inference.reconstruct import reconstruct
+from vidtwin.latents.file import LatentVideo
+from vidtwin.latents.stream import Identity
 from vidtwin.video import read_video
 
 

@@ -3,8 +3,8 @@ import torch
 
 from vidtwin.cli.options import SAMPLE
 from vidtwin.evaluation.codecs import CODECS, codec_curve, coded, mean_curve
-from vidtwin.evaluation.metrics import clip_psnr
 from vidtwin.evaluation.scoring import evaluation_clips
+from vidtwin.metrics import clip_psnr
 
 
 @pytest.fixture(scope="module")

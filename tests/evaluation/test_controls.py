@@ -17,7 +17,7 @@ from vidtwin.evaluation.controls import (
     resize_shape,
     search_boxes,
 )
-from vidtwin.evaluation.metrics import psnr
+from vidtwin.metrics import psnr
 
 
 def _clip(frames: int = 8, height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:

@@ -16,18 +16,18 @@ from torch import nn
 from vidtwin import Latents, VidTwin, VidTwinConfig
 from vidtwin.evaluation.controls import dct_control, default_boxes
 from vidtwin.evaluation.fvd import frechet_distance
-from vidtwin.evaluation.metrics import clip_psnr, unit_range
 from vidtwin.evaluation.pca import fit_patch_pca
 from vidtwin.evaluation.reconstruct import evaluate, evaluation_clips
 from vidtwin.evaluation.results import Scores, list_hash, mean_scores
 from vidtwin.evaluation.scoring import Networks, training_clips
-from vidtwin.inference.entropy import LatentCoder, Moments
+from vidtwin.frames.clips import Geometry, to_clip
+from vidtwin.latents.entropy import LatentCoder, Moments
 from vidtwin.losses.lpips import LPIPS
+from vidtwin.metrics import clip_psnr, unit_range
 from vidtwin.model.ablations import ablations
-from vidtwin.video.clips import Geometry, to_clip
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.read import read_video
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.read.reader import read_video
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 SIZE = (4, 32, 32)
 

@@ -6,10 +6,10 @@ import torch
 
 from tests.generation.conftest import small_pipeline
 from vidtwin import LatentDataset
-from vidtwin.cache.items import list_items
 from vidtwin.cli import main
-from vidtwin.evaluation.moving_sprites import CLASSES
+from vidtwin.data.moving_sprites import CLASSES
 from vidtwin.generation.pipeline import VidTwinPipeline
+from vidtwin.latent_sets.items import list_items
 from vidtwin.video import read_video
 
 

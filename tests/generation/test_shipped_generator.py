@@ -5,9 +5,9 @@ import json
 import torch
 
 from vidtwin import VidTwinPipeline
-from vidtwin.checkpoint import SHIPPED
-from vidtwin.evaluation.moving_sprites import CLASSES, read_sprite
+from vidtwin.data.moving_sprites import CLASSES, read_sprite
 from vidtwin.generation.pipeline import shipped_generators
+from vidtwin.model.checkpoint import SHIPPED
 from vidtwin.training.generator_recipe import GeneratorRecipe
 from vidtwin.training.recipe import Recipe, read_recipe
 

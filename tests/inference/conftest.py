@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 
 def moving(frames: int, height: int = 48, width: int = 80, cuts: Sequence[int] = ()) -> np.ndarray:

@@ -4,15 +4,15 @@ import torch
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin
+from vidtwin.frames.clips import from_clip
 from vidtwin.inference.decode import Decoder, Output, decode_video, decode_windows, fade
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity, LatentStream
-from vidtwin.inference.latent_video import LatentVideo, partial_path
 from vidtwin.inference.reconstruct import reconstruct
-from vidtwin.video.clips import from_clip
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.read import iter_frames, probe, read_video
+from vidtwin.latents.file import LatentVideo, partial_path
+from vidtwin.latents.stream import Identity, LatentStream
+from vidtwin.video.read.reader import iter_frames, probe, read_video
+from vidtwin.video.write.encoding import Encoding
 
 EXACT = Output(Encoding(lossless=True))
 

@@ -6,12 +6,12 @@ import torch
 
 from tests.conftest import SMALL, seeded_model
 from tests.inference.conftest import moving
+from vidtwin.frames.clips import Geometry, pad_tail, to_clip
 from vidtwin.inference.encode import encode_stream, encode_video, padded, plan_header, source_windows
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.inference.latent_video import LatentVideo, partial_path
-from vidtwin.video.clips import Geometry, pad_tail, to_clip
-from vidtwin.video.read import iter_frames, probe, read_video
+from vidtwin.latents.file import LatentVideo, partial_path
+from vidtwin.latents.stream import Identity
+from vidtwin.video.read.reader import iter_frames, probe, read_video
 
 
 def header_of(path, **options):
@@ -59,7 +59,7 @@ def test_beginning_at_any_window_gives_the_same_windows(write, policy, overlap):
 
 @pytest.mark.parametrize("policy", ["crop", "pad", "tile"])
 def test_any_number_of_threads_makes_the_same_windows(monkeypatch, write, policy):
-    monkeypatch.setattr("vidtwin.video.clips.LARGE", 0)
+    monkeypatch.setattr("vidtwin.frames.clips.LARGE", 0)
     source = write(40, cuts=(21,))
     header, found = header_of(source, policy=policy), []
     for cores in (1, 2, 5):

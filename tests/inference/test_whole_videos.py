@@ -15,11 +15,11 @@ from tests.conftest import SMALL
 from vidtwin.inference.decode import Output, decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.inference.latent_video import LatentVideo
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.read import iter_frames, probe, read_video
+from vidtwin.latents.file import LatentVideo
+from vidtwin.latents.stream import Identity
+from vidtwin.video.read.reader import iter_frames, probe, read_video
+from vidtwin.video.write.encoding import Encoding
 
 
 def length_of(path) -> tuple[int, Fraction, float]:

@@ -10,7 +10,7 @@ from pytorch_msssim import ms_ssim as reference
 from torch import Tensor
 
 from vidtwin.losses.ms_ssim import _power, ms_ssim
-from vidtwin.video.read import read_clip
+from vidtwin.video.read.reader import read_clip
 
 
 def _noisy(x: Tensor, noise: float) -> Tensor:

@@ -10,7 +10,7 @@ from benchmarks.golden import CONFIGS, FOLDER, recipe_clip, recipe_model, recipe
 from tests.conftest import SMALL, seeded_model
 from vidtwin.losses.discriminator import LeCam, PatchGAN
 from vidtwin.losses.objective import Adversarial, LossWeights, autoencoder_loss, discriminator_loss
-from vidtwin.released import released_name
+from vidtwin.model.released import released_name
 
 RELEASED = LossWeights(l1=1.0, perceptual=0.05, kl=0.001, scaling="released")
 CASES = ["tiny", "tiny_q4", "tiny_crop"]

@@ -8,12 +8,12 @@ import torch
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin, VidTwinConfig, export_released, preset
-from vidtwin.checkpoint import weights_hash
 from vidtwin.inference.decode import decode_windows
 from vidtwin.inference.encode import encode_video
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_video import LatentVideo
+from vidtwin.latents.file import LatentVideo
 from vidtwin.model.ablations import FlattenedQFormer, TimeMLP, ablations
+from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.config import PRESETS
 from vidtwin.model.qformer import QFormer
 

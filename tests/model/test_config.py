@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from vidtwin import VidTwin, VidTwinConfig, preset
-from vidtwin.checkpoint import SHIPPED, WEIGHTS_FILE
+from vidtwin.model.checkpoint import SHIPPED, WEIGHTS_FILE
 from vidtwin.model.config import PRESETS
-from vidtwin.released import unused_shapes
+from vidtwin.model.released import unused_shapes
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from einops import rearrange
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import Latents, MotionExtractor, VidTwin, export_released
-from vidtwin.checkpoint import weights_hash
-from vidtwin.loading import load_weights
+from vidtwin.frames.clips import Geometry, fit, to_clip
+from vidtwin.model.checkpoint import weights_hash
+from vidtwin.model.loading import load_weights
 from vidtwin.motion import extractor as motion_module
 from vidtwin.motion.frames import Windows, frame_indices
 from vidtwin.motion.layouts import LAYOUTS, Dynamics, motion_shape, pack, unpack
-from vidtwin.video.clips import Geometry, fit, to_clip
 
 WIDE = replace(SMALL, width=64)
 
@@ -547,7 +547,7 @@ def test_weights_in_microsofts_layout(model, tmp_path):
     assert extractor.record()["weights"] == {"name": "small.ckpt", "hash": weights_hash(model)}
     frames = video(1, 16, 3, 32, 32)
     assert torch.equal(extractor(frames), MotionExtractor(model)(frames))
-    from vidtwin.inspection import load_weights as same_function
+    from vidtwin.cli.inspection import load_weights as same_function
 
     assert same_function is load_weights
     with pytest.raises(FileNotFoundError, match="no such file"):

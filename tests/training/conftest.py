@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from tests.conftest import SMALL
-from vidtwin.checkpoint import read_pickle
 from vidtwin.losses.lpips import LPIPS
 from vidtwin.losses.objective import LossWeights
+from vidtwin.model.checkpoint import read_pickle
 from vidtwin.training import checkpoints
 from vidtwin.training.recipe import DiscriminatorRecipe, Recipe
 

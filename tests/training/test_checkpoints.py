@@ -9,8 +9,8 @@ import torch
 
 from tests.training.conftest import same_checkpoints, same_state
 from vidtwin import VidTwin
-from vidtwin.checkpoint import read_pickle
 from vidtwin.cli import main
+from vidtwin.model.checkpoint import read_pickle
 from vidtwin.training import checkpoints
 from vidtwin.training.autoencoder import train
 

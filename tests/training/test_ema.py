@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vidtwin import VidTwin
-from vidtwin.checkpoint import read_pickle
+from vidtwin.model.checkpoint import read_pickle
 from vidtwin.training.autoencoder import train
 from vidtwin.training.ema import EMA
 

@@ -16,18 +16,18 @@ import yaml
 from tests.conftest import SMALL
 from tests.training.conftest import same_checkpoints
 from vidtwin import LatentDataset, VidTwin
-from vidtwin.cache.job import encode_dataset
-from vidtwin.cache.plan import Plan
-from vidtwin.checkpoint import read_pickle
 from vidtwin.cli import main
-from vidtwin.inference.latent_stream import Identity
+from vidtwin.latent_sets.job import encode_dataset
+from vidtwin.latent_sets.plan import Plan
+from vidtwin.latents.stream import Identity
+from vidtwin.model.checkpoint import read_pickle
 from vidtwin.training import checkpoints
-from vidtwin.training.diffusion import frames_per_second, train_generator
+from vidtwin.training.generator import frames_per_second, train_generator
 from vidtwin.training.generator_recipe import GeneratorRecipe
 from vidtwin.training.latent_rows import TrainingRows, class_names, collate
 from vidtwin.training.recipe import read_recipe
 from vidtwin.video import read_video
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.write.writer import VideoWriter
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.training.conftest import same_state, stopping_after_saving
-from vidtwin.checkpoint import read_pickle
 from vidtwin.cli import main
 from vidtwin.losses import objective
 from vidtwin.losses.lpips import LPIPS
+from vidtwin.model.checkpoint import read_pickle
 from vidtwin.training import autoencoder, checkpoints
 from vidtwin.training import run as run_module
 from vidtwin.training.autoencoder import train

@@ -5,10 +5,10 @@ import torch
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin, export_released
+from vidtwin.frames.clips import Geometry, to_clip
 from vidtwin.training.autoencoder import train, untrained
 from vidtwin.training.initialize import inflated, start_low_variance, start_on_principal_patches, start_scaled, trained_weights
-from vidtwin.video.clips import Geometry, to_clip
-from vidtwin.video.read import read_clip
+from vidtwin.video.read.reader import read_clip
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vidtwin.cli import main
 from vidtwin.training.autoencoder import train
 from vidtwin.training.log import Clock, Means, RunLog
-from vidtwin.video.read import read_video
+from vidtwin.video.read.reader import read_video
 
 
 def records(out):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.training.conftest import FIELDS, difference, same_checkpoints, same_state
-from vidtwin.checkpoint import read_pickle
 from vidtwin.cli import main
+from vidtwin.model.checkpoint import read_pickle
 from vidtwin.training import checkpoints
 from vidtwin.training.autoencoder import train
 

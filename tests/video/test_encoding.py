@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from vidtwin.frames.orientation import Orientation
 from vidtwin.video import VideoWriter, frame_count, probe, read_video
-from vidtwin.video.encoding import Encoding, _x264_options, is_pattern, is_picture_sequence
-from vidtwin.video.orientation import Orientation
+from vidtwin.video.write.encoding import Encoding, _x264_options, is_pattern, is_picture_sequence
 
 CODECS = {
     "h264": (".mp4", ".mov", ".mkv"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vidtwin.video import frame_count, probe, read_clip, read_video
-from vidtwin.video.hdr import BT2020_TO_BT709, HLG, PQ, SDR, Light, compress, hlg_scene, pq_eotf, to_sdr
+from vidtwin.video.read.hdr import BT2020_TO_BT709, HLG, PQ, SDR, Light, compress, hlg_scene, pq_eotf, to_sdr
 
 HLG_TAGS = {"colorspace": 9, "color_primaries": 9, "color_trc": 18, "color_range": 1}
 PQ_TAGS = {**HLG_TAGS, "color_trc": 16}
@@ -54,7 +54,7 @@ def test_hues_stay():
 def test_large_pictures_are_converted_in_bands(monkeypatch):
     picture = np.random.default_rng(0).integers(0, 65536, (50, 30, 3)).astype(np.uint16)
     whole = to_sdr(picture, Light(HLG, True))
-    monkeypatch.setattr("vidtwin.video.hdr.BAND", 300)
+    monkeypatch.setattr("vidtwin.video.read.hdr.BAND", 300)
     assert (to_sdr(picture, Light(HLG, True)) == whole).all()
 
 

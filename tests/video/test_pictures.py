@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, VideoReformatter
 
+from vidtwin.frames.orientation import Orientation
 from vidtwin.video import iter_frames
-from vidtwin.video.orientation import Orientation
-from vidtwin.video.pictures import PLANAR, SCALER, _upright_planes
-from vidtwin.video.read import iter_pending
+from vidtwin.video.read.pictures import PLANAR, SCALER, _upright_planes
+from vidtwin.video.read.reader import iter_pending
 
 YUV_420 = ["yuv420p", "yuvj420p", "nv12", "yuva420p", "yuv420p10le", "p010le"]
 OTHERS = ["yuv422p", "yuv444p", "yuv411p", "yuyv422", "yuv422p12le", "gray", "gray16le"]

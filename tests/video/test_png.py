@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidtwin.frames.orientation import Orientation
 from vidtwin.video import VideoWriter, read_video
-from vidtwin.video.orientation import Orientation
-from vidtwin.video.png import TIMES
-from vidtwin.video.write import check_output
+from vidtwin.video.write.png import TIMES
+from vidtwin.video.write.writer import check_output
 
 JOB = {"input": "in.mp4"}
 
@@ -107,7 +107,7 @@ def test_a_delivery_that_was_cut_short_is_resumed(tmp_path, blobs, monkeypatch):
         moved.append(target)
         replace(source, target)
 
-    monkeypatch.setattr("vidtwin.video.png.os.replace", move)
+    monkeypatch.setattr("vidtwin.video.write.png.os.replace", move)
     with pytest.raises(KeyboardInterrupt):
         write(pattern, frames)
     monkeypatch.undo()

@@ -29,7 +29,7 @@ FROM_THE_START = ("open_gop.avi", "refresh.mp4", "raw.h264", "loop.gif")  # ther
 @pytest.fixture
 def seeks(monkeypatch):
     """For every `iter_frames` with `last_pts`: whether it began at a key frame."""
-    from vidtwin.video import in_order
+    from vidtwin.video.read.reader import in_order
 
     found, frames_after = [], in_order.frames_after
 

@@ -99,11 +99,11 @@ def test_pictures_beyond_the_bound_are_refused(assets, encode, blobs, monkeypatc
         with pytest.raises(ValueError, match="a.gif: "):
             probe(gif)
     wide = encode("wide.mp4", blobs(2), aspect=Fraction(4))
-    monkeypatch.setattr("vidtwin.video.pictures.MAX_PIXELS", 4 * 64 * 48 - 1)
+    monkeypatch.setattr("vidtwin.video.read.pictures.MAX_PIXELS", 4 * 64 * 48 - 1)
     with pytest.raises(ValueError, match="wide.mp4: its pictures are 256x48, more than .* pixels; scale it down first"):
         probe(wide)
     assert next(iter_frames(wide, square_pixels=False)).image.shape == (48, 64, 3)
-    monkeypatch.setattr("vidtwin.video.decode.MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr("vidtwin.video.read.decode.MAX_PIXELS", 64 * 48 - 1)
     for use in (probe, read_video, frame_count):
         with pytest.raises(ValueError, match="wide.mp4: its pictures are 64x48, more than"):
             use(wide)
@@ -130,7 +130,7 @@ def test_packets_without_end_are_given_up(encode, blobs, monkeypatch):
     path.write_bytes(written)
     with pytest.warns(VideoWarning, match="only 5 of 40 frames"):
         assert len(list(iter_frames(path))) == 5
-    monkeypatch.setattr("vidtwin.video.decode.MAX_BARREN", 20)
+    monkeypatch.setattr("vidtwin.video.read.decode.MAX_BARREN", 20)
     with pytest.warns(VideoWarning, match="only 5 of 40 frames"):
         assert len(list(iter_frames(path))) == 5
     assert frame_count(path) == 40  # as stored
@@ -144,7 +144,7 @@ def test_packets_without_end_are_given_up(encode, blobs, monkeypatch):
 
 def test_streams_that_appear_late_do_not_end_reading():
     """PyAV raises an IndexError of its own after the flush; it depends on memory that it does not own, so it is played here."""
-    from vidtwin.video.decode import Tally, demux_packets
+    from vidtwin.video.read.decode import Tally, demux_packets
 
     class Container:
         def demux(self, stream):

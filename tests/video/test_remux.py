@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from vidtwin.video import VideoWriter, read_video
-from vidtwin.video.tracks import Track
+from vidtwin.video.read.tracks import Track
 
 FPS, FRAMES, RATE = Fraction(25), 50, 48_000
 HOLDS = {  # what each container can hold of the sound that the tests make
@@ -388,7 +388,7 @@ def test_what_a_container_refuses_late_does_not_cost_the_picture(tmp_path, make_
     assert write(out, source, blobs) == ["sound (stream 2, flac, deu) left out: .mp4 cannot hold it; write .mkv to keep it"]
     assert set(tracks_of(out)) == {("aac", "Track 0")} and len(read_video(out).frames) == FRAMES
     monkeypatch.undo()
-    monkeypatch.setattr("vidtwin.video.remux.holds", lambda *_: True)
+    monkeypatch.setattr("vidtwin.video.write.remux.holds", lambda *_: True)
     (note,) = write(out, make_source("in.mkv", ["pcm_s16le"]), blobs)
     assert note == "sound, subtitles and chapters left out: .mp4 refuses them (Invalid argument)"
     assert tracks_of(out) == {} and len(read_video(out).frames) == FRAMES

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from vidtwin.video import VideoWriter, read_video
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.work_folder import JOURNAL
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.work_folder import JOURNAL
 
 JOB = {"input": "in.mp4", "weights": [1, 2]}
 AUTO = Encoding()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vidtwin.video import VideoWriter, frame_count, read_video
-from vidtwin.video.encoding import Encoding
+from vidtwin.video.write.encoding import Encoding
 
 RATES = [Fraction(25), Fraction(30000, 1001), Fraction(24), Fraction(240), Fraction(1)]
 

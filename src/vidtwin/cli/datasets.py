@@ -8,8 +8,8 @@ from tyro.conf import Positional
 
 from vidtwin.cli.options import Device, Dtype, Output, UsageError, device_of, public_name
 from vidtwin.files import check_writable, write_json
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.loading import load_weights
+from vidtwin.latents.stream import Identity
+from vidtwin.model.loading import load_weights
 
 
 def check_data_command(
@@ -102,8 +102,8 @@ def encode_dataset_command(
         gpus: of each process in the cluster, also a part of one; default 1 with --device cuda, else 0.
         verify: instead of encoding, check a finished data set: files, keys, and so many recordings encoded again, bit for bit.
     """
-    from vidtwin.cache.job import encode_dataset, verify_dataset
-    from vidtwin.cache.plan import Plan
+    from vidtwin.latent_sets.job import encode_dataset, verify_dataset
+    from vidtwin.latent_sets.plan import Plan
 
     for option, value in (("processes", processes), ("batch", batch), ("threads", threads), ("verify", verify)):
         if value is not None and value < 1:
@@ -120,7 +120,7 @@ def encode_dataset_command(
         return
     encoder = None
     if ray is not None:
-        from vidtwin.cache.cluster import Cluster
+        from vidtwin.latent_sets.cluster import Cluster
 
         encoder = Cluster(None if ray == "local" else ray, processes, gpus).encode
     clips = batch or (8 if place == "cuda" else 1)

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from vidtwin.cli.options import Device, Output, UsageError, check_output, device_of
 from vidtwin.files import atomic_output, write_json
-from vidtwin.loading import load_weights
+from vidtwin.model.loading import load_weights
 
 
 def evaluate_command(
@@ -149,8 +149,8 @@ def analyze_command(
     if clips < 1:
         raise UsageError(f"--clips {clips}: give at least 1")
     try:
-        from vidtwin.evaluation.analysis import analyze
-        from vidtwin.evaluation.report import report as page
+        from vidtwin.analysis.analyze import analyze
+        from vidtwin.analysis.report import report as page
     except ModuleNotFoundError as error:
         raise UsageError(f"analysing needs the package {error.name}: pip install 'vidtwin[eval]'") from None
     from vidtwin.data.sources import find_videos

@@ -27,7 +27,7 @@ def draw_sprites_command(out: Output, per_class: int = 100, frames: int = 32, si
         size: pixels, of the square frames.
         seed: of the factors.
     """
-    from vidtwin.evaluation.moving_sprites import CLASSES, write_moving_sprites
+    from vidtwin.data.moving_sprites import CLASSES, write_moving_sprites
 
     for option, value, low in (("per-class", per_class, 1), ("frames", frames, 1), ("size", size, 16), ("seed", seed, 0)):
         if value < low:
@@ -64,7 +64,7 @@ def train_generator_command(
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
     try:
-        from vidtwin.training.diffusion import train_generator
+        from vidtwin.training.generator import train_generator
         from vidtwin.training.generator_recipe import GeneratorRecipe
         from vidtwin.training.recipe import read_recipe
     except ModuleNotFoundError as error:
@@ -215,7 +215,7 @@ def _first_window(pipeline: Any, path: Path) -> Any:
     from vidtwin.cli.options import FitOptions
     from vidtwin.cli.videos import latents_of
     from vidtwin.inference.engine import Engine
-    from vidtwin.inference.latent_stream import Identity
+    from vidtwin.latents.stream import Identity
 
     identity = Identity.of(pipeline.autoencoder)
     stream = latents_of(Engine(pipeline.autoencoder), path, FitOptions(), identity)
@@ -228,7 +228,7 @@ def _repeated(latents: Any, count: int) -> Any:
 
 
 def _write(path: Path, frames: Any, fps: float) -> None:
-    from vidtwin.video.write import VideoWriter
+    from vidtwin.video.write.writer import VideoWriter
 
     rate = Fraction(fps).limit_denominator(1001)
     with VideoWriter(path, rate, (frames.shape[1], frames.shape[2])) as writer:

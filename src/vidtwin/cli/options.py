@@ -14,10 +14,10 @@ from tyro.conf import arg
 from vidtwin.files import check_writable
 from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.inference.onnx_model import OnnxModel, is_exported
-from vidtwin.loading import load_weights
-from vidtwin.video.encoding import Encoding
+from vidtwin.latents.stream import Identity
+from vidtwin.model.loading import load_weights
+from vidtwin.onnx.model import OnnxModel, is_exported
+from vidtwin.video.write.encoding import Encoding
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample.mp4"
 Device = Literal["auto", "cpu", "cuda", "mps"]

@@ -10,7 +10,6 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from vidtwin.checkpoint import shipped_names
 from vidtwin.cli.options import (
     AS_ENCODED,
     FIT,
@@ -32,14 +31,15 @@ from vidtwin.cli.options import (
 from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import DECODER, ENCODER, Engine
-from vidtwin.inference.entropy import check_step, needs_constriction
-from vidtwin.inference.latent_stream import Header, Identity, LatentStream
-from vidtwin.inference.latent_video import SUFFIX, LatentVideo, is_latent_file
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
+from vidtwin.latents.entropy import check_step, needs_constriction
+from vidtwin.latents.file import SUFFIX, LatentVideo, is_latent_file
+from vidtwin.latents.stream import Header, Identity, LatentStream
+from vidtwin.model.checkpoint import shipped_names
 from vidtwin.model.vidtwin import Part
-from vidtwin.video.encoding import Encoding, is_picture_sequence
 from vidtwin.video.pipes import spooled, stdout_output
-from vidtwin.video.read import frame_count, probe
+from vidtwin.video.read.reader import frame_count, probe
+from vidtwin.video.write.encoding import Encoding, is_picture_sequence
 
 
 def reconstruct_command(

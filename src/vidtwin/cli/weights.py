@@ -12,9 +12,9 @@ from vidtwin import export_released
 from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output, device_of, public_name
 from vidtwin.files import check_writable, write_json
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity
-from vidtwin.loading import load_weights
-from vidtwin.released import RELEASED_SUFFIXES
+from vidtwin.latents.stream import Identity
+from vidtwin.model.loading import load_weights
+from vidtwin.model.released import RELEASED_SUFFIXES
 
 
 def info_command(file: Positional[str]) -> None:
@@ -24,7 +24,7 @@ def info_command(file: Positional[str]) -> None:
         file: a shipped name, a checkpoint folder, an exported model, a file in Microsoft's layout, the folder of a generator or of
             a data set of latents, a latent file or a video.
     """
-    from vidtwin.inspection import describe
+    from vidtwin.cli.inspection import describe
 
     for name, value in describe(file).items():
         print(f"{name:14}{value}")
@@ -74,7 +74,7 @@ def export_command(
         config: of a file in Microsoft's layout: a preset, or a config.json.
         quantize: int8 stores linear layers as whole numbers, and computes with them: smaller, not the same.
     """
-    from vidtwin.export import export_onnx
+    from vidtwin.onnx.export import export_onnx
 
     model = load_weights(weights, config)
     print(export_onnx(model, out, quantize=quantize, weights=Identity.of(model, public_name(weights))).table())

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidtwin.data.sources import Recording, recordings
+from vidtwin.frames.clips import frame_interval
+from vidtwin.frames.shots import CutDetector
 from vidtwin.processes import Pool
-from vidtwin.video.clips import frame_interval
-from vidtwin.video.decode import TarMember, VideoWarning
-from vidtwin.video.read import iter_frames, probe
-from vidtwin.video.shots import CutDetector
+from vidtwin.video.read.decode import TarMember, VideoWarning
+from vidtwin.video.read.reader import iter_frames, probe
 
 Names = tuple[tuple[str, str], ...]  # (recording, what is the matter)
 
@@ -42,7 +42,7 @@ class DataReport:
         too_short, broken, damaged: name and reason; hold no clip; cannot be read; can be read in part, and are used there.
         frames, hours, clips: sums over what can be read; clips do not overlap.
         width, height (pixels), fps, duration (seconds): of a recording.
-        cuts: shot cuts in files that are not damaged, by `video.shots.CutDetector`; cuts_per_minute.
+        cuts: shot cuts in files that are not damaged, by `frames.shots.CutDetector`; cuts_per_minute.
     """
 
     source: str

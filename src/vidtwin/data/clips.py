@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vidtwin.data.sources import Recording
+from vidtwin.frames.clips import Geometry, frame_interval, to_clip
 from vidtwin.model.config import VidTwinConfig
-from vidtwin.video.clips import Geometry, frame_interval, to_clip
-from vidtwin.video.read import frame_count, probe, read_clip
+from vidtwin.video.read.reader import frame_count, probe, read_clip
 
 TRIES = 10  # recordings in a row that may be unusable
 

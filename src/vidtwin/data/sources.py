@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vidtwin.video.decode import TarMember
+from vidtwin.video.read.decode import TarMember
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv", ".gif")
 COLUMN = "videos"  # of a .csv

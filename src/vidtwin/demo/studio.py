@@ -15,21 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtwin.evaluation.metrics import frame_psnr
+from vidtwin.frames.clips import Geometry, content, from_clip
+from vidtwin.frames.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.generation.pipeline import VidTwinPipeline
 from vidtwin.inference.decode import Decoder
 from vidtwin.inference.encode import encode_stream, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Header, Identity, Window, grouped
-from vidtwin.inference.latent_video import LatentWriter
-from vidtwin.inference.pipeline import Behind
+from vidtwin.latents.file import LatentWriter
+from vidtwin.latents.stream import Header, Identity, Window, grouped
+from vidtwin.metrics import frame_psnr
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part
-from vidtwin.video.clips import Geometry, content, from_clip
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.panels import LABEL_HEIGHT, side_by_side
-from vidtwin.video.read import VideoInfo, frame_count, probe
-from vidtwin.video.write import VideoWriter
+from vidtwin.threads import Behind
+from vidtwin.video.read.reader import VideoInfo, frame_count, probe
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 Progress = Callable[[float, str], object]  # share that is done, and what of
 FAST = Encoding(fast=True)

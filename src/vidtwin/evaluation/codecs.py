@@ -20,11 +20,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from vidtwin.evaluation.metrics import clip_psnr
-from vidtwin.video.clips import levels
-from vidtwin.video.encoder import color_graph, configure
-from vidtwin.video.encoding import X264, Settings
-from vidtwin.video.read import read_video
+from vidtwin.frames.clips import levels
+from vidtwin.metrics import clip_psnr
+from vidtwin.video.read.reader import read_video
+from vidtwin.video.write.encoder import color_graph, configure
+from vidtwin.video.write.encoding import X264, Settings
 
 FPS = Fraction(25)
 

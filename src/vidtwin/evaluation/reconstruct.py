@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidtwin.checkpoint import weights_hash
 from vidtwin.evaluation.codecs import Point, mean_curve
 from vidtwin.evaluation.fvd import I3D_REMEDY, frechet_distance, kernel_distance, real_floor
 from vidtwin.evaluation.results import Result, list_hash
 from vidtwin.evaluation.scoring import Code, Control, LatentChoice, Networks, Rules, Scored, Scorer, Tail, evaluation_clips
 from vidtwin.evaluation.workers import Workers
-from vidtwin.inference.entropy import LatentCoder, Moments, needs_constriction
+from vidtwin.latents.entropy import LatentCoder, Moments, needs_constriction
 from vidtwin.losses.lpips import REMEDY as LPIPS_REMEDY
 from vidtwin.losses.ms_ssim import TOO_SMALL
+from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.version import __version__

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtwin.checkpoint import weights_hash
 from vidtwin.evaluation.codecs import Point, check_codecs, codec_curve
 from vidtwin.evaluation.controls import dct_control, default_boxes, resize_control, resize_shape
 from vidtwin.evaluation.fvd import I3D, I3D_SHA256
-from vidtwin.evaluation.metrics import clip_psnr, clip_ssim, unit_range
 from vidtwin.evaluation.pca import PatchPCA
 from vidtwin.evaluation.results import Clip, Scores
-from vidtwin.inference.entropy import LatentCoder
+from vidtwin.frames.clips import Geometry, chunks, frame_interval, pad_tail, to_clip
+from vidtwin.latents.entropy import LatentCoder
 from vidtwin.losses.lpips import LPIPS, load_lpips
 from vidtwin.losses.ms_ssim import TOO_SMALL, ms_ssim
+from vidtwin.metrics import clip_psnr, clip_ssim, unit_range
+from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.clips import Geometry, chunks, frame_interval, pad_tail, to_clip
-from vidtwin.video.read import iter_frames, probe
+from vidtwin.video.read.reader import iter_frames, probe
 
 Tail = Literal["repeat", "drop"]
 LatentChoice = Literal["mean", "sample"]

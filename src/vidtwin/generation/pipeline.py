@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtwin.checkpoint import SHIPPED, Uninitialized, own_float32, read_tensors, refuse_differences, stored_in, weights_hash
 from vidtwin.files import in_line, tensor_output, write_json
 from vidtwin.generation.config import DiTConfig
 from vidtwin.generation.diffusion import Process, sample
 from vidtwin.generation.dit import DiT
 from vidtwin.generation.tokens import Volumes, to_latents, to_volumes
+from vidtwin.model.checkpoint import SHIPPED, Uninitialized, own_float32, read_tensors, refuse_differences, stored_in, weights_hash
 from vidtwin.model.latents import NAMES, Latents
 from vidtwin.model.normalizer import Normalizer
 from vidtwin.model.vidtwin import VidTwin

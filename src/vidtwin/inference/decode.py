@@ -1,7 +1,7 @@
 """Latents to video: windows -> frames -> file, one window in memory.
 
 Where windows share frames, one fades into the next, but never across a shot cut: there the picture changes from the one to the
-other. Where tiles share pixels, they are blended (`video.tiles`). Padding is cut away, so that N frames in are N frames out.
+other. Where tiles share pixels, they are blended (`frames.tiles`). Padding is cut away, so that N frames in are N frames out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidtwin.frames.clips import Geometry, from_clip, levels
+from vidtwin.frames.tiles import Fit, Tiling
 from vidtwin.inference.encode import Progress
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window, grouped
-from vidtwin.inference.latent_video import LatentVideo
-from vidtwin.inference.pipeline import Behind, ahead
+from vidtwin.latents.file import LatentVideo
+from vidtwin.latents.stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
-from vidtwin.video.clips import Geometry, from_clip, levels
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.read import probe
-from vidtwin.video.tiles import Fit, Tiling
-from vidtwin.video.write import VideoWriter
+from vidtwin.threads import Behind, ahead
+from vidtwin.video.read.reader import probe
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def decode_video(
     """
     engine = Engine.of(model)
     stream = video if isinstance(video, LatentStream) else video.stream(start, stop)
-    stream.header.check_weights(weights or Identity.of(engine.model))
+    stream.header.check_weights(weights or engine.identity())
     header, output = stream.header, output or Output()
     with output.writer(out, header, header.geometry.output_size, start == 0) as writer:
         with Behind() as later:

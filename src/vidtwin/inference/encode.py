@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidtwin.frames.clips import Geometry, is_resampled, to_clip
+from vidtwin.frames.shots import MEMORY, CutDetector, thumbnail
+from vidtwin.frames.tiles import POLICY, Fit, Tiling, plan_fit
 from vidtwin.inference.engine import Engine, name
-from vidtwin.inference.latent_stream import Header, Identity, LatentStream, Window, grouped
-from vidtwin.inference.latent_video import LatentVideo, LatentWriter
-from vidtwin.inference.pipeline import ahead, cores, side_by_side
+from vidtwin.latents.file import LatentVideo, LatentWriter
+from vidtwin.latents.stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.clips import Geometry, is_resampled, to_clip
-from vidtwin.video.info import PendingFrame
-from vidtwin.video.read import VideoInfo, iter_pending, probe
-from vidtwin.video.shots import MEMORY, CutDetector, thumbnail
-from vidtwin.video.tiles import POLICY, Fit, Tiling, plan_fit
+from vidtwin.threads import ahead, cores, side_by_side
+from vidtwin.video.read.info import PendingFrame
+from vidtwin.video.read.reader import VideoInfo, iter_pending, probe
 
 THREADS = 8  # that make pictures, at most
 PIXELS = 2**25  # of pictures that are made at once: four of 3840x2160
@@ -233,7 +233,7 @@ def encode_video(
     Args:
         model: its own precision, or an `Engine` with those wanted.
         path: a video. out: the file to write; until it is finished it grows at `latent_video.partial_path`.
-        policy: how frames are fitted to the model: "crop", "squash", "pad" (`video.clips.Geometry`), or "tile" (`video.tiles`).
+        policy: how frames are fitted to the model: "crop", "squash", "pad" (`frames.clips.Geometry`), or "tile" (`frames.tiles`).
         tile_overlap: pixels that neighbouring tiles share; default a quarter of the model's size.
         overlap: frames that a window shares with the one before, 0 to f / 2; decoding fades over them.
         logvar: store log-variances beside the means; not in the compressed form.
@@ -249,7 +249,7 @@ def encode_video(
     header = plan_header(
         engine,
         probe(path),
-        weights or Identity.of(engine.model),
+        weights or engine.identity(),
         policy=policy,
         tile_overlap=tile_overlap,
         overlap=overlap,

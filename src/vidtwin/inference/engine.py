@@ -14,11 +14,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vidtwin.evaluation.metrics import clip_psnr
-from vidtwin.inference.onnx_model import OnnxModel
+from vidtwin.latents.stream import Identity
+from vidtwin.metrics import clip_psnr
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import Part, VidTwin
+from vidtwin.onnx.model import OnnxModel
 
 T = TypeVar("T")
 
@@ -94,7 +95,7 @@ class Engine:
             raise ValueError("--dtype and --encode-dtype are not for an exported model; leave them out, or export it otherwise")
         if isinstance(model, OnnxModel) and compile:
             raise ValueError("--compile is not for an exported model; leave it out")
-        self.device, own = placement(model)
+        self.device, own = model.device, model.dtype
         self.model, self.config = model, model.config
         free = free_memory(self.device)
         chosen = own if own != torch.float32 or fits(self.config, own, free) or self.device.type != "cuda" else torch.bfloat16
@@ -199,13 +200,13 @@ class Engine:
         return clips.clamp(-1, 1)
 
     def _posterior(self, model: VidTwin | OnnxModel, x: Tensor) -> Posterior:
-        device, own = placement(model)
+        device, own = model.device, model.dtype
         if device.type == "cuda":
             x = x.pin_memory()  # then the copy does not wait, and nobody for it
         return model.posterior(x.to(device, non_blocking=True).to(own)).to("cpu", torch.float32)
 
     def _clips(self, model: VidTwin | OnnxModel, latents: Latents, only: Part | None = None) -> Tensor:
-        device, own = placement(model)
+        device, own = model.device, model.dtype
         placed = latents.to(device, own)
         if own != torch.float32 and not all(bool(torch.isfinite(tensor).all()) for tensor in placed.tensors):
             return torch.full((len(latents), *self.config.clip_shape), torch.nan)  # beyond what the precision can hold
@@ -216,6 +217,10 @@ class Engine:
             assert isinstance(self.model, VidTwin)
             self._float32 = copy.deepcopy(self.model).float()
         return self._float32
+
+    def identity(self) -> Identity:
+        """Which weights the model has; of a model that was cast to a lower precision, those it has now."""
+        return self.model.identity if isinstance(self.model, OnnxModel) else Identity.of(self.model)
 
     def _must_check(self, dtype: torch.dtype) -> bool:
         return self._check_db > 0 and dtype != torch.float32
@@ -232,14 +237,6 @@ class Engine:
         if text not in self._said:
             self._said.add(text)
             warnings.warn(text, PrecisionWarning, stacklevel=2)
-
-
-def placement(model: VidTwin | OnnxModel) -> tuple[torch.device, torch.dtype]:
-    """Where a model, or a half, takes its input, and as what."""
-    if isinstance(model, OnnxModel):
-        return torch.device("cpu"), torch.float32
-    parameter = next(model.parameters())
-    return parameter.device, parameter.dtype
 
 
 def only(model: VidTwin, parts: tuple[str, ...]) -> VidTwin:

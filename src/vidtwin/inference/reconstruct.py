@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtwin.evaluation.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
+from vidtwin.frames.clips import Geometry, content, from_clip
+from vidtwin.frames.orientation import Orientation
+from vidtwin.frames.panels import LABEL_HEIGHT
+from vidtwin.frames.panels import side_by_side as row_of
+from vidtwin.frames.tiles import Fit
 from vidtwin.inference.decode import Decoded, Decoder, Output, span_of
 from vidtwin.inference.encode import Progress, encode_stream, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.latent_stream import Identity, LatentStream, Window, first_window, grouped
-from vidtwin.inference.pipeline import Behind, cores, side_by_side
+from vidtwin.latents.stream import Identity, LatentStream, Window, first_window, grouped
+from vidtwin.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
-from vidtwin.video.clips import Geometry, content, from_clip
-from vidtwin.video.orientation import Orientation
-from vidtwin.video.panels import LABEL_HEIGHT
-from vidtwin.video.panels import side_by_side as row_of
-from vidtwin.video.read import probe
-from vidtwin.video.tiles import Fit
+from vidtwin.threads import Behind, cores, side_by_side
+from vidtwin.video.read.reader import probe
 
 PANELS = ("original", "reconstruction", "structure only", "dynamics only")
 PARTS: tuple[Part, Part] = ("structure", "dynamics")
@@ -152,7 +152,7 @@ def reconstruct(
     begun = time.perf_counter()
     output = output or Output()
     engine, info = Engine.of(model), probe(path)
-    identity = weights or Identity.of(engine.model)
+    identity = weights or engine.identity()
     header = plan_header(engine, info, identity, policy=policy, tile_overlap=tile_overlap, overlap=overlap, start=start)
     geometry = header.geometry
     height, width = geometry.output_size
@@ -304,7 +304,7 @@ def decode_row(
         ValueError: as `decode_video`; more videos than fit a row. OSError: `out` cannot be written.
     """
     engine, header = Engine.of(model), streams[0].header
-    identity = weights or Identity.of(engine.model)
+    identity = weights or engine.identity()
     for stream in streams:
         stream.header.check_weights(identity)
     labels = [f"{index / (len(streams) - 1):.2f}" for index in range(len(streams))]

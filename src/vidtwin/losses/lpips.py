@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vidtwin.checkpoint import load_strictly, read_state_dict
 from vidtwin.files import atomic_output
+from vidtwin.model.checkpoint import load_strictly, read_state_dict
 
 WIDTHS = (64, 128, 256, 512, 512)  # c_l of VGG16
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of each stage

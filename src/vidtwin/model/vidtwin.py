@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vidtwin.checkpoint import Checkpointed
 from vidtwin.model.ablations import (
     FlattenedQFormer,
     NoDynamicsDecoder,
@@ -15,6 +14,7 @@ from vidtwin.model.ablations import (
     TimeMLP,
 )
 from vidtwin.model.backbone import Decoder, Encoder
+from vidtwin.model.checkpoint import Checkpointed
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.dynamics import DynamicsDecoder, DynamicsEncoder
 from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
@@ -55,6 +55,20 @@ class VidTwin(nn.Module, Checkpointed):
         self.structure_decoder = StructureDecoder(f, h, w, c, n_q, d_q, d_S, config.structure_downsamples, config.structure_width)
         self.dynamics_decoder = _dynamics_decoder(config)
         self.decoder = Decoder(*backbone)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
+    def num_parameters(self) -> int:
+        """How many weights the model has."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def feature(self, x: Tensor) -> Tensor:
         """z = E(x): (B, c, f, h, w)."""

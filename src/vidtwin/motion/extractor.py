@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtwin.checkpoint import shipped_names, weights_hash
-from vidtwin.loading import load_weights
+from vidtwin.frames.clips import Geometry, chunks, fit
+from vidtwin.model.checkpoint import shipped_names, weights_hash
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
+from vidtwin.model.loading import load_weights
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.motion.frames import FRAME_RULES, Windows, check_choice, check_count, frame_indices
 from vidtwin.motion.inputs import as_frames, to_unit
 from vidtwin.motion.layouts import Dynamics, check_layout, motion_shape, pack, unpack
 from vidtwin.motion.record import describe_differences, make_record, read_record
-from vidtwin.video.clips import Geometry, chunks, fit
 
 RESIZES = ("crop", "squash", "pad")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -48,7 +48,7 @@ class MotionExtractor:
         frames: how F frames are chosen from T: "floor" or "round" of F even steps from the first to the last, or "stride",
             every n-th from the first.
         resize: "crop" (shorter side to the model's, bilinear with antialias, centre kept), "squash" (stretched) or "pad" (black
-            bars); the pixels of `video.clips.to_clip`.
+            bars); the pixels of `frames.clips.to_clip`.
         config: of weights in Microsoft's layout, as `load_weights`.
         device: where frames are resized and the model runs.
         dtype: of the model's weights and activations. A clip whose latent is not finite in a lower one is encoded in float32,

@@ -16,9 +16,11 @@ from tqdm import tqdm
 from vidtwin.data.clips import Batch, TrainingClips, collate, validation_clips
 from vidtwin.data.failures import FailureList
 from vidtwin.data.sources import recordings
-from vidtwin.evaluation.metrics import clip_psnr
 from vidtwin.files import atomic_output
+from vidtwin.frames.clips import Geometry, from_clip
+from vidtwin.frames.panels import side_by_side
 from vidtwin.losses.objective import bits
+from vidtwin.metrics import clip_psnr
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.training import checkpoints
 from vidtwin.training.centring import CENTRED_ON
@@ -34,8 +36,6 @@ from vidtwin.training.patches import block_side, fit_basis, to_patches
 from vidtwin.training.recipe import Recipe
 from vidtwin.training.run import Run
 from vidtwin.training.schedule import StepBatches, noise_generator, seed_step
-from vidtwin.video.clips import Geometry, from_clip
-from vidtwin.video.panels import side_by_side
 
 MODEL, BEST, FAILURES, RECIPE, COEFFICIENTS = "model", "best", "failures.jsonl", "recipe.yaml", "coefficients"
 COMPONENTS = 128  # of a block, that a linear start on pixels is fitted to

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vidtwin.checkpoint import read_pickle, shorten
 from vidtwin.files import tensor_output
+from vidtwin.model.checkpoint import read_pickle, shorten
 from vidtwin.training.recipe import RunRecipe
 
 FOLDER = "checkpoints"

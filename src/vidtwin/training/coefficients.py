@@ -27,7 +27,7 @@ from vidtwin.data.sources import Recording
 from vidtwin.files import atomic_output
 from vidtwin.training.patches import BasisFit, PatchBasis, block_side, to_patches
 from vidtwin.training.recipe import Recipe
-from vidtwin.video.read import iter_frames
+from vidtwin.video.read.reader import iter_frames
 
 INDEX, BASIS, COEFFICIENTS, OUTSIDE = "cache.json", "basis.safetensors", "coefficients.bfloat16", "outside.float16"
 AT_ONCE = 64  # frames

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.qformer import QFormer
+from vidtwin.model.released import RELEASED_SUFFIXES, load_released
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.released import RELEASED_SUFFIXES, load_released
 
 TO_FRAMES = "structure_decoder.to_frames."
 DYNAMICS_MOMENTS = "dynamics_encoder.moments.weight"

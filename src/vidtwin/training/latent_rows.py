@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vidtwin.cache.dataset import LatentDataset
 from vidtwin.generation.config import DiTConfig
 from vidtwin.generation.tokens import Volumes, to_volumes
+from vidtwin.latent_sets.dataset import LatentDataset
 from vidtwin.model.latents import NAMES, NormalizedLatents
 from vidtwin.training.generator_recipe import GeneratorRecipe
 from vidtwin.training.schedule import noise_generator

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vidtwin.files import atomic_output
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.write.writer import VideoWriter
 
 LOG, VIDEOS, TENSORBOARD = "log.jsonl", "videos", "tensorboard"
 

@@ -1,6 +1,6 @@
 """Video files and the model's clips: read (file -> frames), clips (frames <-> clip), write (frames -> file)."""
 
-from vidtwin.video.clips import (
+from vidtwin.frames.clips import (
     POLICIES,
     Geometry,
     chunks,
@@ -10,10 +10,10 @@ from vidtwin.video.clips import (
     pad_tail,
     to_clip,
 )
-from vidtwin.video.decode import VideoWarning
-from vidtwin.video.encoding import Encoding
-from vidtwin.video.read import Frame, Video, VideoInfo, frame_count, iter_frames, probe, read_clip, read_video
-from vidtwin.video.write import VideoWriter
+from vidtwin.video.read.decode import VideoWarning
+from vidtwin.video.read.reader import Frame, Video, VideoInfo, frame_count, iter_frames, probe, read_clip, read_video
+from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 __all__ = [
     "POLICIES",

@@ -1,0 +1,142 @@
+"""A data set of latents, read back: rows at random or in a stream, normalised, for PyTorch's loaders.
+
+Letters: N rows; C channels of a latent.
+"""
+
+import bisect
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from vidtwin.latent_sets.plan import Plan
+from vidtwin.latent_sets.rows import latents_in, needs_pyarrow
+from vidtwin.latent_sets.statistics import Statistics
+from vidtwin.latent_sets.store import read_manifest
+from vidtwin.model.latents import NAMES, Latents, NormalizedLatents
+
+GROUPS_KEPT = 8  # row groups that random access keeps in memory
+
+
+Row = dict[str, Any]
+
+
+class LatentDataset(Dataset[Row]):
+    """Rows of a finished data set, by number.
+
+    A row is a dict: "structure", "dynamics_x", "dynamics_y" (float32 tensors, normalised unless `normalize` is False), and
+    `columns`, as Python values. PyTorch's loader makes batches of them; `latents_of` takes the three together. The row groups
+    last used stay in memory: draw at random near each other (`IterableLatents` does), or have a loader with many workers.
+
+    Args:
+        folder: what `vidtwin encode-dataset` wrote.
+        columns: further ones wanted, of `names`.
+        normalize: by the data set's own statistics, `normalizer`.
+
+    Raises:
+        FileNotFoundError: no finished data set. ValueError: a damaged one, or a column that there is not.
+    """
+
+    def __init__(self, folder: str | Path, columns: Sequence[str] = (), normalize: bool = True):
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.plan = Plan.from_dict(manifest["plan"])
+        self.normalizer = Statistics.from_dict(manifest["statistics"]).normalizer()
+        self.normalize = normalize
+        self._parquet = needs_pyarrow().parquet
+        self.groups: list[tuple[Path, int, int]] = []  # file, its row group, rows
+        for facts in manifest["files"]:
+            footer = self._parquet.read_metadata(self.folder / facts["file"])
+            for group in range(footer.num_row_groups):
+                self.groups.append((self.folder / facts["file"], group, footer.row_group(group).num_rows))
+        self._starts = list(itertools.accumulate((rows for *_, rows in self.groups), initial=0))
+        self.names: list[str] = self._parquet.read_schema(self.groups[0][0]).names if self.groups else []
+        own = [name for name in self.names if name.removesuffix("_scale") in NAMES]
+        if unknown := [name for name in columns if name not in self.names or name in own]:
+            raise ValueError(f"{folder}: no column {unknown[0]!r} beside the latents; there are {', '.join(self.names)}")
+        self.columns = tuple(columns)
+        self._wanted = [*own, *columns]
+        self._kept: OrderedDict[int, tuple[Latents, dict[str, list[Any]]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Row:
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        group = bisect.bisect_right(self._starts, index) - 1
+        if group not in self._kept:
+            self._kept[group] = self.read_group(group)
+            if len(self._kept) > GROUPS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(group)
+        return self._row(*self._kept[group], index - self._starts[group])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": OrderedDict()}  # workers read for themselves
+
+    def read_group(self, group: int) -> tuple[Latents, dict[str, list[Any]]]:
+        """The latents, normalised if rows are, and the columns of a row group."""
+        path, number, _ = self.groups[group]
+        with self._parquet.ParquetFile(path) as file:
+            table = file.read_row_group(number, columns=self._wanted)
+        latents = latents_in(table, self.plan.config)
+        if self.normalize:
+            latents = Latents(*self.normalizer.normalize(latents).tensors)
+        return latents, {name: table.column(name).to_pylist() for name in self.columns}
+
+    def _row(self, latents: Latents, columns: dict[str, list[Any]], place: int) -> Row:
+        tensors = {name: tensor[place] for name, tensor in zip(NAMES, latents.tensors, strict=True)}
+        return tensors | {name: values[place] for name, values in columns.items()}
+
+    def column(self, name: str) -> list[Any]:
+        """A column of all rows, as Python values; no other is read. Raises ValueError if there is none."""
+        if name not in self.names:
+            raise ValueError(f"{self.folder}: no column {name!r}; there are {', '.join(self.names)}")
+        paths = dict.fromkeys(path for path, *_ in self.groups)
+        return [value for path in paths for value in self._parquet.read_table(path, columns=[name]).column(0).to_pylist()]
+
+    def latents_of(self, batch: Row) -> NormalizedLatents | Latents:
+        """Of a batch that a loader made: with the type that says whether they are normalised."""
+        tensors = [batch[name] for name in NAMES]
+        return NormalizedLatents(*tensors) if self.normalize else Latents(*tensors)
+
+
+class IterableLatents(IterableDataset[Row]):
+    """The rows of a `LatentDataset` as a stream: each of `world` processes, and each of its loader's workers, gives a share.
+
+    Row groups are dealt out; with `shuffle` in an order drawn anew for every epoch (`set_epoch`), and the rows of `MIXED` groups
+    are mixed. All rows come once an epoch; shares differ by less than a group for each process and worker.
+    """
+
+    MIXED = 4
+
+    def __init__(self, rows: LatentDataset, shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1):
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world}: give 0 to {world - 1}")
+        self.rows, self.shuffle, self.seed, self.rank, self.world, self.epoch = rows, shuffle, seed, rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Row]:
+        worker = get_worker_info()
+        share, shares = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        groups = rng.permutation(len(self.rows.groups)) if self.shuffle else np.arange(len(self.rows.groups))
+        mine = groups[self.rank * shares + share :: self.world * shares].tolist()
+        mixing = np.random.default_rng([self.seed, self.epoch, self.rank, share])
+        size = self.MIXED if self.shuffle else 1
+        for start in range(0, len(mine), size):
+            read = [self.rows.read_group(group) for group in mine[start : start + size]]
+            places = [(number, place) for number, (latents, _) in enumerate(read) for place in range(len(latents))]
+            for place in mixing.permutation(len(places)) if self.shuffle else range(len(places)):
+                number, row = places[place]
+                yield self.rows._row(*read[number], row)

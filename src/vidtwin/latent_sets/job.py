@@ -1,0 +1,301 @@
+"""A source of videos to a data set of latents: what is missing is encoded, put together, and described."""
+
+import datetime
+import hashlib
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidtwin.files import file_hash
+from vidtwin.inference.engine import Engine
+from vidtwin.latent_sets.encode import Failure, Rows, encode_items
+from vidtwin.latent_sets.items import Item, list_items
+from vidtwin.latent_sets.local import Setup, encode_locally
+from vidtwin.latent_sets.plan import Plan
+from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow
+from vidtwin.latent_sets.spool import Entry
+from vidtwin.latent_sets.store import PART_BYTES, Store, read_entries, read_manifest
+from vidtwin.latents.stream import Identity
+from vidtwin.model.vidtwin import VidTwin
+from vidtwin.threads import cores
+
+Encoder = Callable[[Setup, Sequence[Item]], Iterator[Entry]]  # `local.encode_locally`, or that of a cluster
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        items: of the source. kept: that were there already. encoded, failed: now; of the failed, `failures` has keys and reasons.
+        gone: items of the data set that the source has no more; their rows stay.
+        rows, bytes: of the data set. seconds: of the run.
+    """
+
+    items: int
+    kept: int
+    encoded: int
+    failures: tuple[tuple[str, str], ...]
+    gone: int
+    rows: int
+    bytes: int
+    seconds: float
+
+    def table(self) -> str:
+        """As aligned lines."""
+        rate = f", {self.encoded / self.seconds:.2f} a second" if self.encoded else ""
+        lines = {
+            "recordings": f"{self.items:,}",
+            "encoded": f"{self.encoded:,} in {self.seconds:.1f} s{rate}",
+            "kept": f"{self.kept:,} that were there and have not changed",
+            "failed": f"{len(self.failures):,}",
+            "rows": f"{self.rows:,}, {self.bytes / 2**20:,.1f} MiB",
+        }
+        if self.gone:
+            lines["gone"] = f"{self.gone:,} that the source has no more; their rows are still there"
+        return "\n".join(f"{name:14}{value}" for name, value in lines.items())
+
+
+def encode_dataset(
+    source: str,
+    out: str | Path,
+    model: VidTwin,
+    plan: Plan,
+    *,
+    label: bool = False,
+    root: Path | None = None,
+    processes: int | None = None,
+    retry: bool = False,
+    scratch: Path | None = None,
+    encoder: Encoder | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Make, complete or bring up to date a data set of latents.
+
+    Items (recordings) are known by what they are called in the source and by their content: what is there and has not changed
+    is kept, what has changed is replaced, what failed and has not changed is not tried again. Whatever is killed when, the same
+    call goes on, and the rows are those of a run that was not stopped.
+
+    Args:
+        source: see `items.list_items`. out: the folder to make.
+        model: in float32, of the plan's weights.
+        label, root: as in `list_items`.
+        processes: default one for each core, or each GPU.
+        retry: try again what failed before.
+        scratch: folder in which copies of remote files lie for the time they are needed; default in `out`.
+        encoder: what encodes items; default processes of this machine.
+        progress: called with (done, total, failed) items, at the beginning and after each.
+
+    Raises:
+        OSError, ValueError: of `list_items` and `Store`. What is wrong with a video is a failure in the summary.
+    """
+    begun = time.perf_counter()
+    needs_pyarrow()
+    items = {item.key: item for item in list_items(source, label, root)}
+    columns = next(iter(items.values())).columns
+    names = [name for name, _ in columns]
+    if odd := next((item for item in items.values() if [name for name, _ in item.columns] != names), None):
+        raise ValueError(f"{odd.key}: has the columns {[name for name, _ in odd.columns]}, others {names}; give all the same")
+    if scratch is not None and not scratch.is_dir():
+        raise FileNotFoundError(f"--scratch {scratch}: no such folder; create it, or leave it out")
+    with Store(out, plan, columns) as store:
+        if scratch is not None:
+            store.copies = scratch.absolute() / f"vidtwin-{hashlib.sha256(str(Path(out).absolute()).encode()).hexdigest()[:12]}"
+            shutil.rmtree(store.copies, ignore_errors=True)
+        parts = store.parts()
+        there = {entry.key: entry for entries in parts.values() for entry in entries}
+        newest = {entry.key: path for path, entries in parts.items() for entry in entries}  # a killed run may leave older ones
+        failed = {entry.key: entry for entry in store.failures()}
+        stale: set[str] = set()
+        waiting: list[Item] = []  # that are in no part, in order
+        done: dict[str, Entry] = {}
+        todo: list[Item] = []
+        for key, item in items.items():
+            if key in there and there[key].is_of(item):
+                store.spool.forget(item)
+                continue
+            if key in there:
+                stale.add(key)
+            waiting.append(item)
+            before = store.spool.pending(item) or failed.get(key)
+            if before is not None and before.is_of(item) and not (retry and before.reason is not None):
+                done[key] = before
+            else:
+                store.spool.forget(item)
+                todo.append(item)
+        kept, encoded = len(items) - len(todo), 0
+        reasons = {key: entry.reason for key, entry in done.items() if entry.reason is not None}
+        total = len(items)
+
+        def tell() -> None:
+            if progress is not None:
+                progress(kept + encoded, total, len(reasons))
+
+        tell()
+        new = _Parts(store, waiting, done)
+        new.write(whole=False)
+        if todo:
+            folder = store.work / "model"
+            model.save_pretrained(folder)
+            setup = Setup(plan, folder.absolute(), store.work.absolute(), store.copies.absolute())
+            if encoder is None:
+                count = processes or (torch.cuda.device_count() if plan.device == "cuda" else cores())
+                found = encode_locally(setup, todo, min(count, len(todo)))
+            else:
+                found = encoder(setup, todo)
+            for entry in found:
+                done[entry.key] = entry
+                encoded += 1
+                if entry.reason is not None:
+                    reasons[entry.key] = entry.reason
+                tell()
+                new.write(whole=False)
+        new.write(whole=True)
+        missing = [item.key for item in waiting if item.key not in done]
+        if missing:
+            raise RuntimeError(f"{missing[0]} and {len(missing) - 1} more were not encoded, and nothing says why; run it again")
+        # What could not be read at all, as when a disk is not there, keeps the rows that it has.
+        replaced = {key for key in stale if done[key].reason is None or done[key].content is not None}
+        final = []
+        for path in (*parts, *new.written):
+            keys = {entry.key for entry in parts.get(path, ())}
+            dropped = {key for key in keys if key in replaced or newest[key] != path}
+            final.append(store.without(path, dropped) if dropped else path)
+        seconds = time.perf_counter() - begun
+        failures = [(items[key], done[key]) for key in items if key in reasons]
+        tried = {item.key for item in todo}
+        encoded -= len(reasons.keys() & tried)
+        date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        took = {"date": date, "seconds": round(seconds, 1), "encoded": encoded}
+        shutil.rmtree(store.copies, ignore_errors=True)
+        manifest = store.finish([path for path in final if path is not None], failures, took)
+    return Summary(
+        items=total,
+        kept=kept - len(reasons.keys() - tried),
+        encoded=encoded,
+        failures=tuple(reasons.items()),
+        gone=len(there.keys() - items.keys()),
+        rows=manifest["rows"],
+        bytes=sum(file["bytes"] for file in manifest["files"]),
+        seconds=seconds,
+    )
+
+
+class _Parts:
+    """Puts items into parts, in order, as soon as all before them are done."""
+
+    def __init__(self, store: Store, items: list[Item], done: dict[str, Entry]):
+        self.store, self.items, self.done = store, items, done
+        self.next = 0
+        self.written: list[Path] = []
+        self._collected: list[Item] = []
+        self._bytes = 0
+        values = sum(map(prod, latent_fields(store.plan).values()))
+        self._row_bytes = values * {"float32": 4, "float16": 2, "int8": 1}[store.plan.stored]
+
+    def write(self, whole: bool) -> None:
+        """The parts that are full; with `whole` what is left, too."""
+        while self.next < len(self.items) and (entry := self.done.get(self.items[self.next].key)) is not None:
+            if entry.reason is None:
+                self._collected.append(self.items[self.next])
+                self._bytes += entry.rows * self._row_bytes
+            self.next += 1
+            if self._bytes >= PART_BYTES:
+                self._close()
+        if whole and self._collected:
+            self._close()
+
+    def _close(self) -> None:
+        self.written.append(self.store.write_part(self._collected))
+        self._collected, self._bytes = [], 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `verify_dataset` looked at: files whose SHA-256 is that of the manifest, rows, each there once, items encoded again."""
+
+    files: int
+    rows: int
+    items: int
+    rows_again: int
+
+
+def verify_dataset(
+    source: str,
+    out: str | Path,
+    model: VidTwin,
+    count: int = 16,
+    *,
+    seed: int = 0,
+    label: bool = False,
+    root: Path | None = None,
+) -> Check:
+    """Hold a data set against its manifest, and some of its items, drawn at random, against what encoding them again gives.
+
+    Raises:
+        ValueError: it is not what it should be, in the first respect that is found; one line.
+        OSError, ValueError: as `encode_dataset`.
+    """
+    folder = Path(out)
+    manifest = read_manifest(folder)
+    plan = Plan.from_dict(manifest["plan"])
+    items = {item.key: item for item in list_items(source, label, root)}
+    rows = 0
+    entries: dict[str, tuple[Path, int, Entry]] = {}
+    parquet = needs_pyarrow().parquet
+    for facts in manifest["files"]:
+        path = folder / facts["file"]
+        if not path.is_file() or file_hash(path) != facts["sha256"]:
+            raise ValueError(f"{path}: is missing or has changed since it was written; delete it and encode the data set again")
+        places = parquet.read_table(path, columns=["frame_index"]).column(0).to_numpy()
+        row = 0
+        for entry in read_entries(path):
+            own = places[row : row + entry.rows]
+            if entry.key in entries or len(own) != entry.rows or (np.diff(own) <= 0).any():
+                raise ValueError(f"{path}: rows of {entry.key} are missing or there twice; delete it and encode the data set again")
+            entries[entry.key] = path, row, entry
+            row += entry.rows
+        if row != len(places) or row != facts["rows"]:
+            raise ValueError(f"{path}: has {len(places)} rows, not {facts['rows']}; delete it and encode the data set again")
+        rows += row
+    present = [key for key in entries if key in items and entries[key][2].is_of(items[key])]
+    drawn = random.Random(seed).sample(sorted(present), min(count, len(present)))
+    chosen = [items[key] for key in sorted(drawn, key=lambda key: entries[key][:2])]  # part after part: each is read once
+    if not chosen:
+        raise ValueError(f"{folder}: none of its recordings is in {source} as it was; give the source that it was made of")
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{folder}: was encoded on a GPU; verify it where there is one")
+    if plan.weights.hash != (given := Identity.of(model)).hash:
+        raise ValueError(f"{folder}: was encoded with weights {plan.weights}, not {given.hash[:12]}; give those with --weights")
+    engine = Engine(model.to(plan.device), encode_dtype=getattr(torch, plan.dtype), batch=plan.batch)
+    before, again = torch.get_num_threads(), 0
+    part: Path | None = None
+    torch.set_num_threads(plan.threads)
+    try:
+        for outcome in encode_items(engine, plan, chosen):
+            path, row, entry = entries[outcome.item.key]
+            if path != part:
+                part, stored = path, parquet.read_table(path)
+            _compare(outcome, path, stored.slice(row, entry.rows))
+            again += entry.rows
+    finally:
+        torch.set_num_threads(before)
+    return Check(len(manifest["files"]), rows, len(chosen), again)
+
+
+def _compare(outcome: Rows | Failure, path: Path, stored: Any) -> None:
+    """Hold the rows that a part has of an item against those encoded now."""
+    if isinstance(outcome, Failure):
+        raise ValueError(f"{outcome.item.key}: has rows, but cannot be encoded now: {outcome.reason}")
+    for name in outcome.table.schema.names:
+        if not stored.column(name).combine_chunks().equals(outcome.table.column(name).combine_chunks()):
+            raise ValueError(f"{path}: {name} of {outcome.item.key} is not what encoding it again gives")

@@ -1,0 +1,136 @@
+"""What came of each item, in a folder where any number of processes put it, each item once."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vidtwin.files import atomic_output, write_json
+from vidtwin.latent_sets.encode import Failure, Rows
+from vidtwin.latent_sets.items import Content, Item, content, glance
+from vidtwin.latent_sets.plan import Plan
+from vidtwin.latent_sets.rows import columns_of, needs_pyarrow, unpack
+from vidtwin.latent_sets.statistics import Statistics
+from vidtwin.model.latents import NAMES
+
+METADATA = b"vidtwin"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a part, or `work`, knows of an item that is done: its content, how many rows it has or why it has none, and what was
+    carried over to them."""
+
+    key: str
+    content: Content | None
+    rows: int
+    reason: str | None = None
+    columns: tuple[tuple[str, Any], ...] = ()
+
+    def is_of(self, item: Item) -> bool:
+        """Whether the item is as it was. Its file is read only if its size is the same and its modification time is not."""
+        if self.content is None or (self.reason is None and self.columns != item.columns):
+            return False
+        if isinstance(item.file, str):
+            return True  # a remote file is taken to be what it was
+        seen = glance(item)
+        if seen is None or seen[0] != self.content.size:
+            return False
+        if seen[1] == self.content.modified:
+            return True
+        try:
+            return content(item.file).sha256 == self.content.sha256
+        except OSError:
+            return False
+
+
+class Spool:
+    """A file for each item that is done: its rows (Arrow), or why it has none (JSON). Each is whole or not there."""
+
+    def __init__(self, folder: Path, plan: Plan):
+        self.folder, self.plan = folder, plan
+
+    def pending(self, item: Item) -> Entry | None:
+        """What there is of an item; None if that is nothing, or not whole."""
+        rows, failure = self._files(item)
+        try:
+            if rows.is_file():
+                return entries_in(needs_pyarrow().ipc.open_file(rows).schema.metadata[METADATA])[0]
+            if failure.is_file():
+                return entry_of(json.loads(failure.read_text()))
+        except (OSError, KeyError, TypeError, ValueError, IndexError, needs_pyarrow().ArrowException):
+            return None  # encoded again
+        return None
+
+    def _files(self, item: Item) -> tuple[Path, Path]:
+        name = hashlib.sha256(item.key.encode()).hexdigest()[:32]
+        return self.folder / f"{name}.arrow", self.folder / f"{name}.json"
+
+    def keep(self, outcome: Rows | Failure) -> Entry:
+        """Put down what came of an item, in place of what was there of it."""
+        rows, failure = self._files(outcome.item)
+        if isinstance(outcome, Failure):
+            entry = Entry(outcome.item.key, outcome.content, 0, outcome.reason)
+            write_json(failure, asdict(entry))
+            self._tries(outcome.item).unlink(missing_ok=True)
+            return entry
+        pa = needs_pyarrow()
+        entry = Entry(outcome.item.key, outcome.content, outcome.table.num_rows, columns=outcome.item.columns)
+        statistics = Statistics.of(stored_values(outcome.table, self.plan))
+        table = outcome.table.replace_schema_metadata({METADATA: to_json([entry], statistics)})
+        with atomic_output(rows) as partial, pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        for path in (failure, self._tries(outcome.item)):
+            path.unlink(missing_ok=True)
+        return entry
+
+    def rows(self, item: Item) -> tuple[Any, Entry, Statistics]:
+        """The table of an item that has one, with what it says of it."""
+        pa = needs_pyarrow()
+        with pa.OSFile(str(self._files(item)[0])) as file:
+            table = pa.ipc.open_file(file).read_all()
+        facts = json.loads(table.schema.metadata[METADATA])
+        return table, entry_of(facts["items"][0]), Statistics.from_dict(facts["statistics"])
+
+    def attempt(self, item: Item) -> int:
+        """Count that an item is begun: how often it was, this time included."""
+        tries = self.tries(item) + 1
+        with atomic_output(self._tries(item)) as partial:
+            partial.write_text("x" * tries)
+        return tries
+
+    def tries(self, item: Item) -> int:
+        """How often an item was begun, and not done."""
+        path = self._tries(item)
+        return len(path.read_text()) if path.is_file() else 0
+
+    def _tries(self, item: Item) -> Path:
+        return self._files(item)[0].with_suffix(".tries")
+
+    def forget(self, item: Item) -> None:
+        """Delete what there is of an item."""
+        for path in (*self._files(item), self._tries(item)):
+            path.unlink(missing_ok=True)
+
+
+def stored_values(table: Any, plan: Plan) -> list[Any]:
+    """The three latents of rows as they will be read back, float32 (N, C, ...)."""
+    names = [name for name in table.schema.names if name in NAMES or name.removesuffix("_scale") in NAMES]
+    columns = columns_of(table, names)
+    return [unpack(columns, name, shape) for name, shape in zip(NAMES, plan.config.latent_shapes, strict=True)]
+
+
+def to_json(entries: Sequence[Entry], statistics: Statistics) -> bytes:
+    return json.dumps({"items": [asdict(entry) for entry in entries], "statistics": statistics.to_dict()}).encode()
+
+
+def entries_in(metadata: bytes) -> list[Entry]:
+    return [entry_of(facts) for facts in json.loads(metadata)["items"]]
+
+
+def entry_of(facts: dict[str, Any]) -> Entry:
+    content = facts["content"]
+    columns = tuple((str(name), value) for name, value in facts["columns"])
+    return Entry(str(facts["key"]), None if content is None else Content(**content), int(facts["rows"]), facts["reason"], columns)

@@ -1,0 +1,228 @@
+"""The latents of a video as a stream: a header, and windows one after another.
+
+Letters: T tiles of a frame (1 but for policy "tile"); f frames of a window, n of them in the video.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from vidtwin.files import in_line
+from vidtwin.frames.orientation import Orientation
+from vidtwin.frames.tiles import Fit, Tiling, fit_from_dict
+from vidtwin.model.checkpoint import weights_hash
+from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.latents import NAMES, Latents
+from vidtwin.model.vidtwin import VidTwin
+
+VERSION = 2  # of the header
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which weights latents belong to: a name for people, and `checkpoint.weights_hash`, which decides."""
+
+    name: str
+    hash: str
+
+    @classmethod
+    def of(cls, model: VidTwin, name: str = "unnamed") -> "Identity":
+        """Of a model in float32: take it before the model is cast to a lower precision."""
+        return cls(name, weights_hash(model))
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.hash[:12]})"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all windows of a video share.
+
+    Attributes:
+        fps: frames per second, on average; it says how long the last frame is shown.
+        clock: seconds of a tick; `ticks` are the source's own timestamps.
+        geometry: how source frames became the model's.
+        overlap: frames that a window shares with the one before.
+        pixel_aspect, orientation: of the pictures that decode; square and upright but for policy "tile", which keeps the source's.
+        config, weights: of the model. precision: that they were encoded in.
+        logvar: whether there are log-variances beside the means.
+        source: file name of the video, without its folder. source_bytes: its size. first_frame: number of the first frame encoded.
+    """
+
+    fps: Fraction
+    clock: Fraction
+    geometry: Fit
+    overlap: int
+    pixel_aspect: Fraction
+    orientation: Orientation
+    config: VidTwinConfig
+    weights: Identity
+    precision: str
+    logvar: bool
+    source: str
+    source_bytes: int
+    first_frame: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= self.config.frames // 2:
+            raise ValueError(f"--overlap {self.overlap}: give 0 to {self.config.frames // 2}, half of a window of the model")
+        if self.fps <= 0 or self.clock <= 0 or self.pixel_aspect <= 0:
+            raise ValueError(f"fps {self.fps}, clock {self.clock} and pixel aspect {self.pixel_aspect} must be above 0")
+        if self.geometry.model != (self.config.height, self.config.width):
+            raise ValueError(f"geometry for a model of {self.geometry.model}, weights of {self.config.height, self.config.width}")
+
+    @property
+    def stride(self) -> int:
+        """Frames from the start of a window to the start of the next."""
+        return self.config.frames - self.overlap
+
+    @property
+    def tiles(self) -> int:
+        """T: clips that a window is encoded as."""
+        return self.geometry.count if isinstance(self.geometry, Tiling) else 1
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the latents of a window: (T, ...) each."""
+        return tuple((self.tiles, *shape) for shape in self.config.latent_shapes)
+
+    def windows(self, frames: int) -> int:
+        """How many windows cover so many frames: 33 frames in windows of 16 are 3."""
+        return 1 + max(0, -(-(frames - self.config.frames) // self.stride))
+
+    def check_weights(self, weights: Identity) -> None:
+        """Raise a ValueError if these latents were not encoded with the weights of this identity."""
+        if weights.hash != self.weights.hash:
+            raise ValueError(
+                f"latents of {self.source} were encoded with weights {self.weights}, not with {weights}; "
+                "give the former with --weights"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, safe for JSON; `from_dict` reads them back."""
+        o = self.orientation
+        return {
+            "version": VERSION,
+            "fps": str(self.fps),
+            "clock": str(self.clock),
+            "geometry": self.geometry.to_dict(),
+            "overlap": self.overlap,
+            "pixel_aspect": str(self.pixel_aspect),
+            "orientation": [o.transposed, o.reverse_rows, o.reverse_columns],
+            "config": self.config.to_dict(),
+            "weights": self.weights.name,
+            "weights_hash": self.weights.hash,
+            "precision": self.precision,
+            "logvar": self.logvar,
+            "source": self.source,
+            "source_bytes": self.source_bytes,
+            "first_frame": self.first_frame,
+        }
+
+    @staticmethod
+    def from_dict(facts: Any) -> "Header":
+        """The header that `to_dict` wrote. Raises ValueError when it is not one."""
+        try:
+            if facts["version"] != VERSION:
+                raise ValueError(f"format version {facts['version']}; this vidtwin reads version {VERSION}")
+            transposed, rows, columns = (bool(value) for value in facts["orientation"])
+            return Header(
+                fps=_fraction(facts["fps"]),
+                clock=_fraction(facts["clock"]),
+                geometry=fit_from_dict(facts["geometry"]),
+                overlap=int(facts["overlap"]),
+                pixel_aspect=_fraction(facts["pixel_aspect"]),
+                orientation=Orientation(transposed, rows, columns),
+                config=VidTwinConfig.from_dict(facts["config"]),
+                weights=Identity(in_line(facts["weights"]), in_line(facts["weights_hash"])),
+                precision=in_line(facts["precision"]),
+                logvar=bool(facts["logvar"]),
+                source=in_line(Path(str(facts["source"])).name),
+                source_bytes=int(facts["source_bytes"]),
+                first_frame=int(facts["first_frame"]),
+            )
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise ValueError(f"{error} is missing" if isinstance(error, KeyError) else str(error)) from error
+
+
+def _fraction(text: Any) -> Fraction:
+    """What str of a Fraction gave; not Fraction(text), which also takes 1e999999999, and all memory for it."""
+    if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,40}(/[0-9]{1,40})?", text):
+        raise ValueError(f"{text!r} is not a fraction")
+    return Fraction(text)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames index * stride ... of a video, encoded.
+
+    Attributes:
+        latents: posterior means, float32 on the CPU, (T, ...) each. logvar: log-variances, or None.
+        ticks: timestamps of its frames; fewer than f if the video ends in it (what is beyond is padding).
+        cuts: of each frame, whether it begins a new shot.
+        last: whether the video ends with it.
+        pixels: what was encoded, where the latents were made just now: clip (3, n, h, w), or frames uint8 (n, H, W, 3) for tiles.
+    """
+
+    index: int
+    latents: Latents
+    logvar: Latents | None
+    ticks: tuple[int, ...]
+    cuts: tuple[bool, ...]
+    last: bool
+    pixels: Tensor | np.ndarray | None = None
+
+    def shortened(self, frames: int) -> "Window":
+        """Its first frames only, as the end of a video."""
+        return replace(self, ticks=self.ticks[:frames], cuts=self.cuts[:frames], last=True)
+
+
+@dataclass(frozen=True)
+class LatentStream:
+    """A header and windows in order, each there once. frames: how many there will be, if that is known."""
+
+    header: Header
+    windows: Iterator[Window]
+    frames: int | None = None
+
+
+class Numbered(Protocol):
+    """What `grouped` must know of a window."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def last(self) -> bool: ...
+
+
+W = TypeVar("W", bound=Numbered)
+
+
+def grouped(windows: Iterable[W], size: int) -> Iterator[list[W]]:
+    """Windows 0..size-1, size..2 size-1, ... as lists; where they begin or end in the middle of a list, what there is of it."""
+    group: list[W] = []
+    for window in windows:
+        group.append(window)
+        if window.last or window.index % size == size - 1:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def latent_names(header: Header) -> dict[str, tuple[int, ...]]:
+    """Names of the tensors of a window and their shapes (T, ...)."""
+    names = dict(zip(NAMES, header.shapes, strict=True))
+    return names | ({f"{name}_logvar": shape for name, shape in names.items()} if header.logvar else {})
+
+
+def first_window(frame: int, header: Header) -> int:
+    """The first window that frame number `frame` is in: with windows of 16 that share 4, frame 12 is in 0, and frame 16 in 1."""
+    return max(0, -(-(frame - header.config.frames + 1) // header.stride))

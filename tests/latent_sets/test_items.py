@@ -1,0 +1,109 @@
+"""Items of sources, with identities that do not depend on where they lie."""
+
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.data.conftest import CAMERAS, lerobot, pack
+from vidtwin.latent_sets.items import content, list_items, opened
+
+
+def test_a_folder(clip, tmp_path):
+    for name in ("b/2.mp4", "a/1.mp4", "0.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(clip, tmp_path / name)
+    assert [item.key for item in list_items(str(tmp_path))] == ["0.mp4", "a/1.mp4", "b/2.mp4"]
+    labelled = list_items(str(tmp_path), label=True)
+    assert [dict(item.columns)["label"] for item in labelled] == ["", "a", "b"]
+
+
+def test_columns_of_a_list(clip, tmp_path):
+    shutil.copy(clip, tmp_path / "a.mp4")
+    shutil.copy(clip, tmp_path / "b.mp4")
+    (tmp_path / "list.csv").write_text("name,videos,score,class,zip\nx,a.mp4,0.5,3,007\ny,b.mp4,2,4,123\n")
+    first, second = list_items(str(tmp_path / "list.csv"))
+    assert dict(first.columns) == {"name": "x", "score": 0.5, "class": 3, "zip": "007"}
+    assert dict(second.columns) == {"name": "y", "score": 2.0, "class": 4, "zip": "123"}
+    assert all(isinstance(dict(item.columns)["score"], float) for item in (first, second))
+    (tmp_path / "gaps.csv").write_text("videos,score,none\na.mp4,0.5,\nb.mp4,,\n")
+    assert [dict(item.columns) for item in list_items(str(tmp_path / "gaps.csv"))] == [
+        {"score": "0.5", "none": ""},
+        {"score": "", "none": ""},
+    ]
+    (tmp_path / "twice.txt").write_text("a.mp4\na.mp4\n")
+    with pytest.raises(ValueError, match=r"twice.txt: a.mp4 is there twice; keep one of them"):
+        list_items(str(tmp_path / "twice.txt"))
+
+
+def test_members_of_tars(clip, tmp_path):
+    shard = pack(tmp_path / "s-000.tar", (clip, "x/1.mp4"))
+    (item,) = list_items(str(shard))
+    assert item.key == "s-000.tar!x/1.mp4"
+    with opened(item) as (_, facts):
+        assert (facts.size, facts.sha256) == (clip.stat().st_size, content(clip).sha256)
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_episodes(tmp_path, version):
+    items = list_items(str(lerobot(tmp_path / "set", version)))
+    assert [dict(item.columns) for item in items] == [
+        {"episode_index": episode, "camera": camera} for episode in range(3) for camera in sorted(CAMERAS)
+    ]
+    assert not any(str(tmp_path) in item.key for item in items)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server over a folder: its address, and the folder."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{served.server_address[1]}", folder
+    served.shutdown()
+
+
+def test_urls(clip, tmp_path, server):
+    address, folder = server
+    shutil.copy(clip, folder / "a.mp4")
+    (tmp_path / "list.txt").write_text(f"{address}/a.mp4\n{address}/gone.mp4\n")
+    there, gone = list_items(str(tmp_path / "list.txt"))
+    assert there.key == f"{address}/a.mp4"
+    (tmp_path / "odd.txt").write_text("s3://bucket/a//b.mp4\nhttps://x.org/?u=http://z.mp4\nfile:///data/x.mp4\n")
+    odd = [item.key for item in list_items(str(tmp_path / "odd.txt"))]
+    assert odd == ["s3://bucket/a//b.mp4", "https://x.org/?u=http://z.mp4", "file:///data/x.mp4"]
+    with opened(there, tmp_path) as (file, facts):
+        assert Path(file).read_bytes() == clip.read_bytes() and facts.sha256 == content(clip).sha256
+    assert not list(tmp_path.glob("vidtwin-*"))
+    with pytest.raises(OSError, match=r"gone.mp4: cannot be read \(.*\); check the address"), opened(gone):
+        pass
+    (folder / "list.csv").write_text(f"videos,label\na.mp4,dog\n{address}/a.mp4?x=1,cat\n")
+    relative, absolute = list_items(f"{address}/list.csv")
+    assert relative.key == f"{address}/a.mp4" and dict(relative.columns) == {"label": "dog"}
+    assert absolute.key == f"{address}/a.mp4?x=1"
+    with opened(absolute) as (file, _):
+        assert file.name == "a.mp4"
+    with pytest.raises(ValueError, match=r"nosuch://x: cannot be opened \(.*nosuch"):
+        list_items("nosuch://x")
+
+
+def test_a_folder_of_a_remote_file_system(clip):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/b/1.mp4", clip.read_bytes())
+    memory.pipe("/bucket/notes.txt", b"")
+    (item,) = list_items("memory://bucket", label=True)
+    assert item.key == "memory:///bucket/b/1.mp4" and dict(item.columns) == {"label": "b"}
+    with opened(item) as (file, _):
+        assert Path(file).read_bytes() == clip.read_bytes()
+    with pytest.raises(FileNotFoundError, match="no videos there"):
+        list_items("memory://nothing")
