@@ -3,6 +3,7 @@
 import datetime
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,23 @@ def setting(device: str, arguments: list[str] | None) -> dict[str, Any]:
         if device.startswith("cuda")
         else f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} " + " ".join(given),
     }
+
+
+def commit() -> str:
+    """Of the project: "1a2b3c4", with ", changed" if files differ from it."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.run([*here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + ", changed" * bool(changed.stdout.strip())
 
 
 def processor() -> str:

@@ -1,4 +1,4 @@
-"""The version of the package: of the tag that it was built at."""
+"""The version of the package, which pyproject.toml states."""
 
 from importlib.metadata import PackageNotFoundError, version
 

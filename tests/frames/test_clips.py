@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from vidtwin.frames import clips
 from vidtwin.frames.clips import fit
 from vidtwin.video import (
     POLICIES,
     Geometry,
     chunks,
-    clips,
     content,
     frame_interval,
     from_clip,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidtwin.video import VideoWarning, frame_count, images, iter_frames, probe, read_clip, read_video
+from vidtwin.video import VideoWarning, frame_count, iter_frames, probe, read_clip, read_video
+from vidtwin.video.read import images
 
 
 @pytest.fixture
