@@ -20,7 +20,7 @@ COMMANDS = {
     "dataset-tiny": "python -m benchmarks.dataset",
     "evaluation-mini": "vidtwin evaluate TEST_VIDEOS --weights mini --controls dct resize pca --fit TRAINING_VIDEOS",
     "evaluation-tiny": "vidtwin evaluate TEST_VIDEOS --weights tiny --controls dct resize pca --fit TRAINING_VIDEOS",
-    "golden": "python benchmarks/golden.py",
+    "golden": "python tests/tools/golden.py",
     "rate-distortion-tiny": "vidtwin evaluate TEST_VIDEOS --clips 1 --codecs x264 x265 svtav1 --plot",
 }
 

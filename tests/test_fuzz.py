@@ -1,4 +1,4 @@
-"""Some of the cases of benchmarks/fuzz.py, and that it finds what it is there to find."""
+"""Some of the cases of tests/tools/fuzz.py, and that it finds what it is there to find."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz import fuzz
-from benchmarks.fuzzing.cases import kind_of, make_case
-from benchmarks.fuzzing.readers import Finding, Outcome, judge, run_case
-from benchmarks.fuzzing.seeds import KINDS, Seed, make_seeds
-from benchmarks.fuzzing.workers import Bounds, run_cases, watched
+from tests.tools.fuzz import fuzz
+from tests.tools.fuzzing.cases import kind_of, make_case
+from tests.tools.fuzzing.readers import Finding, Outcome, judge, run_case
+from tests.tools.fuzzing.seeds import KINDS, Seed, make_seeds
+from tests.tools.fuzzing.workers import Bounds, run_cases, watched
 from vidtwin.video.read.decode import VideoWarning
 
 SLOW = "released"  # a second each
@@ -102,7 +102,7 @@ def test_what_may_be_warned_of(text, kind, result):
 
 def test_findings_that_look_alike_are_one(seeds, tmp_path, monkeypatch, capsys):
     wrong = Outcome(3, "video", "a.mp4", "finding", findings=[Finding("probe", "TypeError", "video/read/reader.py:1 probe", "no")])
-    monkeypatch.setattr("benchmarks.fuzz.run_cases", lambda *_: iter([wrong, replace(wrong, case=5)]))
+    monkeypatch.setattr("tests.tools.fuzz.run_cases", lambda *_: iter([wrong, replace(wrong, case=5)]))
     facts = fuzz(seeds, 0, range(6), 1, Bounds(), keep=tmp_path)
     assert facts["outcomes"] == {"video": {"read": 0, "warned": 0, "refused": 0, "finding": 2}}
     assert [(finding["count"], finding["cases"]) for finding in facts["findings"]] == [(2, [3, 5])]

@@ -1,4 +1,4 @@
-"""Some of the rows of benchmarks/robustness.py, and that it finds what it is there to find."""
+"""Some of the rows of tests/tools/robustness.py, and that it finds what it is there to find."""
 
 import os
 from dataclasses import replace
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.odd_inputs import launch, tables
-from benchmarks.odd_inputs.judging import Gives, Refuses, Result, Row, faults
-from benchmarks.odd_inputs.launch import Ended
-from benchmarks.odd_inputs.making import asset, data, video
-from benchmarks.odd_inputs.media import Media, Track
-from benchmarks.odd_inputs.running import Done, run_rows
-from benchmarks.robustness import GROUPS, report, rows_of
+from tests.tools.odd_inputs import launch, tables
+from tests.tools.odd_inputs.judging import Gives, Refuses, Result, Row, faults
+from tests.tools.odd_inputs.launch import Ended
+from tests.tools.odd_inputs.making import asset, data, video
+from tests.tools.odd_inputs.media import Media, Track
+from tests.tools.odd_inputs.running import Done, run_rows
+from tests.tools.robustness import GROUPS, report, rows_of
 
 QUICK = [
     "one frame",
@@ -125,7 +125,7 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path, monkeypatch):
 
 
 def test_files_of_the_user_and_the_report(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.robustness.RESULTS", tmp_path)
+    monkeypatch.setattr("tests.tools.robustness.RESULTS", tmp_path)
     monkeypatch.setattr("benchmarks.setting.RESULTS", tmp_path)
     (tmp_path / "videos" / "folder").mkdir(parents=True)
     data("no | video.mp4", b"text")(tmp_path / "videos")

@@ -6,8 +6,8 @@ from math import prod
 import pytest
 import torch
 
-from benchmarks.golden import CONFIGS, FOLDER, recipe_clip, recipe_model, recipe_weight
 from tests.conftest import SMALL, seeded_model
+from tests.tools.golden import CONFIGS, FOLDER, recipe_clip, recipe_model, recipe_weight
 from vidtwin.losses.discriminator import LeCam, PatchGAN
 from vidtwin.losses.objective import Adversarial, LossWeights, autoencoder_loss, discriminator_loss
 from vidtwin.model.released import released_name

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from benchmarks.golden import agreement, recipe_weight
+from tests.tools.golden import agreement, recipe_weight
 
 
 def test_the_weight_recipe_gives_its_documented_values():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.golden import CONFIGS, recipe_weight
+from tests.tools.golden import CONFIGS, recipe_weight
 from vidtwin import VidTwin, VidTwinConfig, export_released, load_released
 from vidtwin.model.released import position_tables, read_released, released_shapes
 

@@ -1,7 +1,7 @@
 """Damaged files for every reader: does any crash, hang, take all memory, or say something that is no help?
 
-    python -m benchmarks.fuzz --cases 20000 --seed 0 --json-out benchmarks/results/fuzz.json
-    python -m benchmarks.fuzz --seed 0 --case 1234 --keep FOLDER    one case again, in this process, and its file
+    python -m tests.tools.fuzz --cases 20000 --seed 0 --json-out benchmarks/results/fuzz.json
+    python -m tests.tools.fuzz --seed 0 --case 1234 --keep FOLDER    one case again, in this process, and its file
 
 Videos, images, latent files (finished and growing), checkpoints, configs and recipes are damaged (`fuzzing/mutations.py`) and read
 as a user would (`fuzzing/readers.py`) by child processes under watch (`fuzzing/workers.py`). A file may be read, with a
@@ -20,11 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fuzzing.cases import kind_of, make_case
-from benchmarks.fuzzing.readers import Finding, Outcome, run_case
-from benchmarks.fuzzing.seeds import KINDS, Seed, make_seeds
-from benchmarks.fuzzing.workers import GIB, Bounds, limit_memory, run_cases, watched
 from benchmarks.setting import setting
+from tests.tools.fuzzing.cases import kind_of, make_case
+from tests.tools.fuzzing.readers import Finding, Outcome, run_case
+from tests.tools.fuzzing.seeds import KINDS, Seed, make_seeds
+from tests.tools.fuzzing.workers import GIB, Bounds, limit_memory, run_cases, watched
 from vidtwin.files import write_json
 
 RESULTS = ("read", "warned", "refused", "finding")

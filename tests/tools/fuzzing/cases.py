@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from random import Random
 
-from benchmarks.fuzzing.mutations import mutate
-from benchmarks.fuzzing.seeds import KINDS, Seed
+from tests.tools.fuzzing.mutations import mutate
+from tests.tools.fuzzing.seeds import KINDS, Seed
 
 
 def make_case(seeds: Sequence[Seed], start: int, number: int) -> tuple[Seed, bytes]:

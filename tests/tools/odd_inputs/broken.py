@@ -5,9 +5,9 @@ from pathlib import Path
 
 import av
 
-from benchmarks.odd_inputs.judging import Gives, Refuses, Row
-from benchmarks.odd_inputs.looks import images
-from benchmarks.odd_inputs.making import Make, asset, changed, data, video, write_video
+from tests.tools.odd_inputs.judging import Gives, Refuses, Row
+from tests.tools.odd_inputs.looks import images
+from tests.tools.odd_inputs.making import Make, asset, changed, data, video, write_video
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2,\nreal.ts\n#EXT-X-ENDLIST\n"
 CONCAT = b"ffconcat version 1.0\nfile real.ts\n"

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.odd_inputs.formats import NOT_IN_MP4
-from benchmarks.odd_inputs.judging import Gives, Row
-from benchmarks.odd_inputs.making import video
+from tests.tools.odd_inputs.formats import NOT_IN_MP4
+from tests.tools.odd_inputs.judging import Gives, Row
+from tests.tools.odd_inputs.making import video
 
 FRAMES = 12
 CODECS = {"AAC": "aac", "Opus": "libopus", "MP3": "libmp3lame", "FLAC": "flac"}

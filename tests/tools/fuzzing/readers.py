@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import vidtwin
-from benchmarks.fuzzing.seeds import CONFIG, FRAMES, Seed
+from tests.tools.fuzzing.seeds import CONFIG, FRAMES, Seed
 from vidtwin.cli.inspection import describe
 from vidtwin.latents.file import LatentVideo, LatentWriter, partial_path
 from vidtwin.latents.records import PREFIX

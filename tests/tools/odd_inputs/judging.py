@@ -6,9 +6,9 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.odd_inputs.launch import MEMORY, SECONDS, Ended
-from benchmarks.odd_inputs.making import Make
-from benchmarks.odd_inputs.media import Media, Track, matched
+from tests.tools.odd_inputs.launch import MEMORY, SECONDS, Ended
+from tests.tools.odd_inputs.making import Make
+from tests.tools.odd_inputs.media import Media, Track, matched
 
 ERROR, WARNING, NOTE = "vidtwin: error: ", "vidtwin: warning: ", "note"
 MICROSECOND = Fraction(1, 1_000_000)  # what FFmpeg tells the beginning of a file to

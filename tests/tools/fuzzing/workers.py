@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.fuzzing.cases import make_case
-from benchmarks.fuzzing.readers import Finding, Outcome, run_case
-from benchmarks.fuzzing.seeds import Seed
+from tests.tools.fuzzing.cases import make_case
+from tests.tools.fuzzing.readers import Finding, Outcome, run_case
+from tests.tools.fuzzing.seeds import Seed
 
 GIB = 1 << 30
 RUNAWAY = GIB  # bytes that a case may take

@@ -54,8 +54,8 @@ class Launcher:
     def __enter__(self) -> "Launcher":
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "benchmarks.odd_inputs.launch", str(theirs.fileno()), str(int(self._fresh))]
-            root = Path(__file__).parents[2]
+            command = [sys.executable, "-m", "tests.tools.odd_inputs.launch", str(theirs.fileno()), str(int(self._fresh))]
+            root = Path(__file__).parents[3]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd=root)
         self._socket, self._file = ours, ours.makefile("rw")
         return self

@@ -1,6 +1,6 @@
 """What comes of odd files? `vidtwin reconstruct` of what users have, each row a process under limits, against what is expected.
 
-    python -m benchmarks.robustness [--more FOLDER] [--only WORDS] [--keep FOLDER] [--fresh]
+    python -m tests.tools.robustness [--more FOLDER] [--only WORDS] [--keep FOLDER] [--fresh]
 
 Files are made on the spot, or carried by the tests (`odd_inputs/`, whose rows state what is expected). The frames of an output
 are counted and their times compared with the source's, and so is every packet of sound and subtitles: its bytes, and its time
@@ -16,11 +16,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.odd_inputs import broken, formats, lies, looks, sounds, tables, timing
-from benchmarks.odd_inputs.judging import Row
-from benchmarks.odd_inputs.launch import MEMORY, SECONDS
-from benchmarks.odd_inputs.running import Done, run_rows
 from benchmarks.setting import RESULTS, setting, write_results
+from tests.tools.odd_inputs import broken, formats, lies, looks, sounds, tables, timing
+from tests.tools.odd_inputs.judging import Row
+from tests.tools.odd_inputs.launch import MEMORY, SECONDS
+from tests.tools.odd_inputs.running import Done, run_rows
 from vidtwin.files import atomic_output
 
 GROUPS: dict[str, Sequence[Row]] = {

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.odd_inputs.judging import Result, pairs, timing_error
-from benchmarks.odd_inputs.media import Media, matched
-from benchmarks.odd_inputs.running import Done
+from tests.tools.odd_inputs.judging import Result, pairs, timing_error
+from tests.tools.odd_inputs.media import Media, matched
+from tests.tools.odd_inputs.running import Done
 
 KINDS = {"audio": "sound", "subtitle": "subtitles"}
 COLUMNS = ("input", "to", "what came out", "what was said", "exit", "s", "MiB", "as expected")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.odd_inputs.judging import Gives, Row
-from benchmarks.odd_inputs.making import MILLISECOND, Make, asset, changed, replaced, video, write_video
+from tests.tools.odd_inputs.judging import Gives, Row
+from tests.tools.odd_inputs.making import MILLISECOND, Make, asset, changed, replaced, video, write_video
 
 NO_B = {"bf": "0"}
 OPEN_GOP = {"x264-params": "open-gop=1:keyint=8:bframes=3"}

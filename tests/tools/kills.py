@@ -1,6 +1,6 @@
 """Does a killed job end with the same bytes? `vidtwin encode` and `vidtwin reconstruct`, killed at random times and resumed.
 
-    python -m benchmarks.kills [--kills 20] [--repeats 12] [--seed 0]
+    python -m tests.tools.kills [--kills 20] [--repeats 12] [--seed 0]
 
 The source is the sample clip, its frames repeated, with two shot cuts a repeat, written at 224x126; half of the kills hit `encode`,
 half `reconstruct`. Each kill is SIGKILL at a random moment of a job that goes on with --resume; a job that ends before its kill is

@@ -1,6 +1,6 @@
 """Agreement with the released model's computation on golden tensors, as a table.
 
-    python benchmarks/golden.py [FOLDER] [--dtype float32 float64] [--cases tiny released ...]
+    python tests/tools/golden.py [FOLDER] [--dtype float32 float64] [--cases tiny released ...]
 
 A case NAME is NAME.safetensors (tensors computed in float64 by the released code) and NAME.json (its salt, batch, strides and
 KL values). No weights are stored: every value follows from the salt and the tensor's released name.
@@ -24,7 +24,7 @@ from torch import Tensor
 from vidtwin import Posterior, VidTwin, VidTwinConfig, preset
 from vidtwin.model.released import released_name
 
-FOLDER = Path(__file__).parents[1] / "tests" / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 SMALL: dict[str, Any] = {"frames": 8, "patch": 8, "hidden": 64, "depth": 2, "heads": 4, "num_queries": 8, "structure_channels": 4}
 CONFIGS = {
     "tiny": VidTwinConfig(height=64, width=64, **SMALL),

@@ -24,7 +24,7 @@ from vidtwin.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from vidtwin.model.latents import Latents
 from vidtwin.video.read.images import SUFFIXES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ASSETS, RECIPES = ROOT / "tests" / "assets", ROOT / "recipes"
 
 CONFIG = VidTwinConfig(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from av.error import FFmpegError
 
-from benchmarks.odd_inputs.judging import Result, Row, faults
-from benchmarks.odd_inputs.launch import Job, Launcher
-from benchmarks.odd_inputs.media import is_upright, output_of, source_of
+from tests.tools.odd_inputs.judging import Result, Row, faults
+from tests.tools.odd_inputs.launch import Job, Launcher
+from tests.tools.odd_inputs.media import is_upright, output_of, source_of
 
 
 @dataclass(frozen=True)

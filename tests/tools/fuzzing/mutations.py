@@ -17,8 +17,8 @@ from random import Random
 import numpy as np
 import yaml
 
-from benchmarks.fuzzing.json_values import damaged_json
-from benchmarks.fuzzing.seeds import Seed
+from tests.tools.fuzzing.json_values import damaged_json
+from tests.tools.fuzzing.seeds import Seed
 from vidtwin.latents import compressed
 from vidtwin.latents.file import KEY, record_dtype
 from vidtwin.latents.records import MAGIC, PREFIX, checksum

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.odd_inputs.judging import Gives, Refuses, Row
-from benchmarks.odd_inputs.making import Make, asset, pictures, video
+from tests.tools.odd_inputs.judging import Gives, Refuses, Row
+from tests.tools.odd_inputs.making import Make, asset, pictures, video
 
 TILE = ("--policy", "tile")
 TURNS = {

@@ -15,7 +15,7 @@ from av.video.reformatter import ColorRange
 
 os.environ.setdefault("SVT_LOG", "1")  # errors alone
 
-ASSETS = Path(__file__).parents[2] / "tests" / "assets"
+ASSETS = Path(__file__).parents[3] / "tests" / "assets"
 FILES = Path(__file__).parent / "files"  # of codecs that PyAV cannot write
 RATE = 48_000  # of sound
 MILLISECOND = Fraction(1, 1000)

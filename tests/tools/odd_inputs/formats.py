@@ -1,8 +1,8 @@
 """Rows: codecs and containers; pipes."""
 
-from benchmarks.odd_inputs.judging import Gives, Refuses, Row
-from benchmarks.odd_inputs.looks import BITS, X265, copied
-from benchmarks.odd_inputs.making import asset, data, video
+from tests.tools.odd_inputs.judging import Gives, Refuses, Row
+from tests.tools.odd_inputs.looks import BITS, X265, copied
+from tests.tools.odd_inputs.making import asset, data, video
 
 NOT_IN_MP4 = "left out: .mp4 cannot hold it; write .mkv to keep it"
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}

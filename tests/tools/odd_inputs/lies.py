@@ -6,9 +6,9 @@ from pathlib import Path
 
 import av
 
-from benchmarks.odd_inputs.judging import Gives, Refuses, Row
-from benchmarks.odd_inputs.looks import images
-from benchmarks.odd_inputs.making import Make, changed, replaced, video, write_video
+from tests.tools.odd_inputs.judging import Gives, Refuses, Row
+from tests.tools.odd_inputs.looks import images
+from tests.tools.odd_inputs.making import Make, changed, replaced, video, write_video
 
 HUGE = 65535
 BASELINE = {"profile": "baseline"}
