@@ -1,6 +1,7 @@
 """How well a model reconstructs videos, by the protocol of the released evaluation, and what each latent adds."""
 
 import datetime
+import itertools
 import os
 import platform
 import time
@@ -81,75 +82,25 @@ def evaluate(
     videos, networks, begun = video_names(paths), networks or Networks(), time.perf_counter()
     if device is not None:
         model = model.to(device)
-    was_training, failures, passed = model.training, {}, 0
-
-    def advance() -> None:
-        nonlocal passed
-        passed += 1
-        if progress is not None:
-            progress(passed, passes(rules) * len(videos))
-
+    was_training = model.training
+    advance = _counter(progress, passes(rules) * len(videos))
     try:
         with Workers(model, rules, networks, workers) as pool:
-            codes: dict[str, list[Code]] = {}
-            for name, found in pool.each(Scorer.encode, [(name, path, ()) for name, path in videos.items()]):
-                if isinstance(found, str):
-                    failures[name] = found
-                elif found:
-                    codes[name] = found
-                else:
-                    failures[name] = f"gives fewer than {model.config.frames} frames, dropped as a tail"
-                advance()
-            if not codes:
-                reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:3])
-                raise ValueError(f"none of {len(videos)} videos gave a clip ({reasons}); check the files or tail={tail!r}")
-            mean = Latents.cat([code.posterior.mean for clips in codes.values() for code in clips])
-            mean = mean.map(lambda tensor: tensor.double().mean(dim=0, keepdim=True))
-            scored: list[Scored] = []
-            for name, result in pool.each(Scorer.score, [(name, videos[name], (clips, mean)) for name, clips in codes.items()]):
-                if isinstance(result, str):
-                    raise ValueError(f"{name}: could be read once and then not: {result}")
-                scored += result
-                advance()
-            curves: list[dict[str, list[Point]]] = []
-            if codecs:
-                coders = _coders([code.posterior for clips in codes.values() for code in clips])
-                tasks = [(name, videos[name], (clips, coders)) for name, clips in codes.items()]
-                for name, of_clips in pool.each(Scorer.curves, tasks):
-                    if isinstance(of_clips, str):
-                        raise ValueError(f"{name}: could be read twice and then not, or its latents not be coded: {of_clips}")
-                    curves += of_clips
-                    advance()
+            codes, failures = _encoded(pool, videos, model.config.frames, tail, advance)
+            scored = _scored(pool, videos, codes, advance)
+            curves = _curves(pool, videos, codes, advance) if codecs else {}
             facts_of_controls = pool.controls
     finally:
         model.train(was_training)
-    seconds = time.perf_counter() - begun
-    frames, config, parameter = len(scored) * model.config.frames, model.config, next(model.parameters())
+    seconds, frames = time.perf_counter() - begun, len(scored) * model.config.frames
+    counts = {
+        "list_sha256": list_hash([videos[name] for name in codes]),
+        "videos": len(codes),
+        "clips": len(scored),
+        "frames": frames,
+    }
     return Result(
-        protocol={
-            "weights": weights,
-            "weights_sha256": weights_hash(model),
-            "model": config.to_dict(),
-            "latent_values": config.latent_values,
-            "compression_rate": config.compression_rate,
-            "list_sha256": list_hash([videos[name] for name in codes]),
-            "videos": len(codes),
-            "clips": len(scored),
-            "frames": frames,
-            "sample_fps": "native" if sample_fps is None else sample_fps,
-            "resize": f"shorter side, bilinear with antialias, centre crop {config.height}x{config.width}",
-            "range": "clamped to [-1, 1], scored in [0, 1], not rounded to 8 bits",
-            "mean": "over frames, then clips",
-            "tail": tail,
-            "latents": latents,
-            "seed": seed if latents == "sample" else None,
-            "dtype": str(parameter.dtype).removeprefix("torch."),
-            "device": str(parameter.device),
-            "first_clips": first or "all",
-            "controls": facts_of_controls,
-            "i3d_sha256": networks.i3d_sha256 if networks.i3d else None,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
-        },
+        protocol=_protocol(model, weights, rules, counts, facts_of_controls, networks),
         clips=tuple(item.clip for item in scored),
         distances=_distances(scored, seed),
         failures=failures,
@@ -160,8 +111,93 @@ def evaluate(
             "frames_per_second": round(frames / seconds, 1),
             "processes": workers,
         },
-        rate_distortion={name: mean_curve([of_clip[name] for of_clip in curves]) for name in (curves[0] if curves else ())},
+        rate_distortion=curves,
     )
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
+    """What to call after each video of each pass."""
+    numbers = itertools.count(1)
+    return lambda: None if progress is None else progress(next(numbers), total)
+
+
+def _encoded(
+    pool: Workers, videos: dict[str, Path], frames: int, tail: Tail, advance: Callable[[], None]
+) -> tuple[dict[str, list[Code]], dict[str, str]]:
+    """The first pass: codes of each video's clips, and why a video has none.
+
+    Raises:
+        ValueError: none has any.
+    """
+    codes: dict[str, list[Code]] = {}
+    failures: dict[str, str] = {}
+    for name, found in pool.each(Scorer.encode, [(name, path, ()) for name, path in videos.items()]):
+        if isinstance(found, str):
+            failures[name] = found
+        elif found:
+            codes[name] = found
+        else:
+            failures[name] = f"gives fewer than {frames} frames, dropped as a tail"
+        advance()
+    if not codes:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(failures.items())[:3])
+        raise ValueError(f"none of {len(videos)} videos gave a clip ({reasons}); check the files or tail={tail!r}")
+    return codes, failures
+
+
+def _scored(pool: Workers, videos: dict[str, Path], codes: dict[str, list[Code]], advance: Callable[[], None]) -> list[Scored]:
+    """The second pass: scores of all clips, with each latent at its mean over all of them, too."""
+    mean = Latents.cat([code.posterior.mean for clips in codes.values() for code in clips])
+    mean = mean.map(lambda tensor: tensor.double().mean(dim=0, keepdim=True))
+    scored: list[Scored] = []
+    for name, found in pool.each(Scorer.score, [(name, videos[name], (clips, mean)) for name, clips in codes.items()]):
+        if isinstance(found, str):
+            raise ValueError(f"{name}: could be read once and then not: {found}")
+        scored += found
+        advance()
+    return scored
+
+
+def _curves(
+    pool: Workers, videos: dict[str, Path], codes: dict[str, list[Code]], advance: Callable[[], None]
+) -> dict[str, list[Point]]:
+    """The third pass: mean rate-distortion curves of the latents, entropy-coded, and of the codecs."""
+    coders = _coders([code.posterior for clips in codes.values() for code in clips])
+    curves: list[dict[str, list[Point]]] = []
+    for name, found in pool.each(Scorer.curves, [(name, videos[name], (clips, coders)) for name, clips in codes.items()]):
+        if isinstance(found, str):
+            raise ValueError(f"{name}: could be read twice and then not, or its latents not be coded: {found}")
+        curves += found
+        advance()
+    return {name: mean_curve([of_clip[name] for of_clip in curves]) for name in (curves[0] if curves else ())}
+
+
+def _protocol(
+    model: VidTwin, weights: str, rules: Rules, counts: dict[str, Any], controls: dict[str, Any], networks: Networks
+) -> dict[str, Any]:
+    """What decides the numbers, as the result states it."""
+    config = model.config
+    return {
+        "weights": weights,
+        "weights_sha256": weights_hash(model),
+        "model": config.to_dict(),
+        "latent_values": config.latent_values,
+        "compression_rate": config.compression_rate,
+        **counts,
+        "sample_fps": "native" if rules.sample_fps is None else rules.sample_fps,
+        "resize": f"shorter side, bilinear with antialias, centre crop {config.height}x{config.width}",
+        "range": "clamped to [-1, 1], scored in [0, 1], not rounded to 8 bits",
+        "mean": "over frames, then clips",
+        "tail": rules.tail,
+        "latents": rules.latents,
+        "seed": rules.seed if rules.latents == "sample" else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "first_clips": rules.first or "all",
+        "controls": controls,
+        "i3d_sha256": networks.i3d_sha256 if networks.i3d else None,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
+    }
 
 
 def passes(rules: Rules) -> int:

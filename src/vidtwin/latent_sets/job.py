@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import itertools
 import random
 import shutil
 import time
@@ -111,83 +112,103 @@ def encode_dataset(
         if scratch is not None:
             store.copies = scratch.absolute() / f"vidtwin-{hashlib.sha256(str(Path(out).absolute()).encode()).hexdigest()[:12]}"
             shutil.rmtree(store.copies, ignore_errors=True)
-        parts = store.parts()
-        there = {entry.key: entry for entries in parts.values() for entry in entries}
-        newest = {entry.key: path for path, entries in parts.items() for entry in entries}  # a killed run may leave older ones
-        failed = {entry.key: entry for entry in store.failures()}
-        stale: set[str] = set()
-        waiting: list[Item] = []  # that are in no part, in order
-        done: dict[str, Entry] = {}
-        todo: list[Item] = []
-        for key, item in items.items():
-            if key in there and there[key].is_of(item):
-                store.spool.forget(item)
-                continue
-            if key in there:
-                stale.add(key)
-            waiting.append(item)
-            before = store.spool.pending(item) or failed.get(key)
-            if before is not None and before.is_of(item) and not (retry and before.reason is not None):
-                done[key] = before
-            else:
-                store.spool.forget(item)
-                todo.append(item)
-        kept, encoded = len(items) - len(todo), 0
-        reasons = {key: entry.reason for key, entry in done.items() if entry.reason is not None}
-        total = len(items)
-
-        def tell() -> None:
-            if progress is not None:
-                progress(kept + encoded, total, len(reasons))
-
-        tell()
-        new = _Parts(store, waiting, done)
-        new.write(whole=False)
-        if todo:
-            folder = store.work / "model"
-            model.save_pretrained(folder)
-            setup = Setup(plan, folder.absolute(), store.work.absolute(), store.copies.absolute())
-            if encoder is None:
-                count = processes or (torch.cuda.device_count() if plan.device == "cuda" else cores())
-                found = encode_locally(setup, todo, min(count, len(todo)))
-            else:
-                found = encoder(setup, todo)
-            for entry in found:
-                done[entry.key] = entry
+        work = _Work(store, items, retry)
+        new = _Parts(store, work.waiting, work.done)
+        encoded = 0
+        for entry in itertools.chain([None], _encoded(store, model, plan, work.todo, processes, encoder)):
+            if entry is not None:
+                work.done[entry.key] = entry
                 encoded += 1
-                if entry.reason is not None:
-                    reasons[entry.key] = entry.reason
-                tell()
-                new.write(whole=False)
+            if progress is not None:
+                progress(len(items) - len(work.todo) + encoded, len(items), len(work.reasons()))
+            new.write(whole=False)
         new.write(whole=True)
-        missing = [item.key for item in waiting if item.key not in done]
+        missing = [item.key for item in work.waiting if item.key not in work.done]
         if missing:
             raise RuntimeError(f"{missing[0]} and {len(missing) - 1} more were not encoded, and nothing says why; run it again")
-        # What could not be read at all, as when a disk is not there, keeps the rows that it has.
-        replaced = {key for key in stale if done[key].reason is None or done[key].content is not None}
-        final = []
-        for path in (*parts, *new.written):
-            keys = {entry.key for entry in parts.get(path, ())}
-            dropped = {key for key in keys if key in replaced or newest[key] != path}
-            final.append(store.without(path, dropped) if dropped else path)
-        seconds = time.perf_counter() - begun
-        failures = [(items[key], done[key]) for key in items if key in reasons]
-        tried = {item.key for item in todo}
+        seconds, reasons = time.perf_counter() - begun, work.reasons()
+        tried = {item.key for item in work.todo}
         encoded -= len(reasons.keys() & tried)
         date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         took = {"date": date, "seconds": round(seconds, 1), "encoded": encoded}
+        final = work.without_replaced(new.written)
         shutil.rmtree(store.copies, ignore_errors=True)
-        manifest = store.finish([path for path in final if path is not None], failures, took)
+        manifest = store.finish(final, [(items[key], work.done[key]) for key in items if key in reasons], took)
     return Summary(
-        items=total,
-        kept=kept - len(reasons.keys() - tried),
+        items=len(items),
+        kept=len(items) - len(work.todo) - len(reasons.keys() - tried),
         encoded=encoded,
         failures=tuple(reasons.items()),
-        gone=len(there.keys() - items.keys()),
+        gone=len(work.there.keys() - items.keys()),
         rows=manifest["rows"],
         bytes=sum(file["bytes"] for file in manifest["files"]),
         seconds=seconds,
     )
+
+
+class _Work:
+    """What of a source is in a store already, and what is to be done.
+
+    Attributes:
+        parts: files of the store, with their entries. there: entries by key. stale: keys of items that have changed since.
+        waiting: items that are in no part, in order. done: of these, what came of them. todo: of these, what is to be encoded.
+    """
+
+    def __init__(self, store: Store, items: dict[str, Item], retry: bool):
+        self.store, self.parts = store, store.parts()
+        self.there = {entry.key: entry for entries in self.parts.values() for entry in entries}
+        self.stale: set[str] = set()
+        self.waiting: list[Item] = []
+        self.done: dict[str, Entry] = {}
+        self.todo: list[Item] = []
+        failed = {entry.key: entry for entry in store.failures()}
+        for key, item in items.items():
+            if key in self.there and self.there[key].is_of(item):
+                store.spool.forget(item)
+                continue
+            if key in self.there:
+                self.stale.add(key)
+            self.waiting.append(item)
+            before = store.spool.pending(item) or failed.get(key)
+            if before is not None and before.is_of(item) and not (retry and before.reason is not None):
+                self.done[key] = before
+            else:
+                store.spool.forget(item)
+                self.todo.append(item)
+
+    def reasons(self) -> dict[str, str]:
+        """Of the items that failed, by key."""
+        return {key: entry.reason for key, entry in self.done.items() if entry.reason is not None}
+
+    def without_replaced(self, written: list[Path]) -> list[Path]:
+        """All parts, those written now included, without rows of items that were encoded again.
+
+        What could not be read at all, as when a disk is not there, keeps the rows that it has.
+        """
+        newest = {entry.key: path for path, entries in self.parts.items() for entry in entries}  # a killed run may leave older ones
+        replaced = {key for key in self.stale if self.done[key].reason is None or self.done[key].content is not None}
+        final: list[Path | None] = []
+        for path in (*self.parts, *written):
+            keys = {entry.key for entry in self.parts.get(path, ())}
+            dropped = {key for key in keys if key in replaced or newest[key] != path}
+            final.append(self.store.without(path, dropped) if dropped else path)
+        return [path for path in final if path is not None]
+
+
+def _encoded(
+    store: Store, model: VidTwin, plan: Plan, todo: list[Item], processes: int | None, encoder: Encoder | None
+) -> Iterator[Entry]:
+    """What comes of items, by processes of this machine or by another encoder, in any order."""
+    if not todo:
+        return
+    folder = store.work / "model"
+    model.save_pretrained(folder)
+    setup = Setup(plan, folder.absolute(), store.work.absolute(), store.copies.absolute())
+    if encoder is not None:
+        yield from encoder(setup, todo)
+        return
+    count = processes or (torch.cuda.device_count() if plan.device == "cuda" else cores())
+    yield from encode_locally(setup, todo, min(count, len(todo)))
 
 
 class _Parts:
