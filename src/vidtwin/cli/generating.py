@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from vidtwin.cli.options import Device, Output, UsageError, device_of
 from vidtwin.files import write_json
+from vidtwin.generation.config import GUIDANCE
 
 SETTINGS_FILE = "generated.json"
 
@@ -90,7 +91,7 @@ def generate_command(
     classes: tuple[str, ...] = (),
     per_class: int = 1,
     frames: int | None = None,
-    guidance: float = 5.0,
+    guidance: float = GUIDANCE,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     steps: int = 50,
     seed: int = 0,

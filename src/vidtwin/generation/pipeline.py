@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidtwin.files import in_line, tensor_output, write_json
-from vidtwin.generation.config import DiTConfig
+from vidtwin.generation.config import GUIDANCE, DiTConfig
 from vidtwin.generation.diffusion import Process, sample
 from vidtwin.generation.dit import DiT
 from vidtwin.generation.tokens import Volumes, to_latents, to_volumes
@@ -94,7 +94,7 @@ class VidTwinPipeline:
         *,
         num_videos: int = 1,
         num_frames: int | None = None,
-        guidance_scale: float = 5.0,
+        guidance_scale: float = GUIDANCE,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_inference_steps: int = 50,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,

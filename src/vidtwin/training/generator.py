@@ -206,7 +206,7 @@ def samples(pipeline: VidTwinPipeline) -> np.ndarray:
     numbers = [i * count // min(count, SHOWN) for i in range(min(count, SHOWN))]
     labels = numbers or None
     draws = [torch.Generator().manual_seed(i) for i in range(len(numbers) or 4)]
-    made = pipeline(labels, num_videos=len(draws), generator=draws, guidance_scale=2.0).videos.numpy()
+    made = pipeline(labels, num_videos=len(draws), generator=draws).videos.numpy()
     names = [pipeline.classes[i] for i in numbers] or [str(i) for i in range(len(made))]
     return side_by_side(dict(zip(names, made, strict=True)))
 
