@@ -86,7 +86,13 @@ def train_generator(
         examples, batch_sampler=numbers, collate_fn=collate, num_workers=recipe.workers, pin_memory=pinned, worker_init_fn=deaf
     )
     pipeline = VidTwinPipeline(
-        autoencoder.to(accelerator.device), network, recipe.process, data.normalizer, classes, frames_per_second(data)
+        autoencoder.to(accelerator.device),
+        network,
+        recipe.process,
+        data.normalizer,
+        classes,
+        frames_per_second(data),
+        recipe.separate_levels,
     )
     log = RunLog(out, step, recipe.to_dict(), wandb) if first else None
     if first:
@@ -218,7 +224,13 @@ def save_pipeline(run: Optimization, pipeline: VidTwinPipeline, folder: Path) ->
         denoiser = DiT(pipeline.denoiser.config)
         denoiser.load_state_dict(weights)
         kept = VidTwinPipeline(
-            pipeline.autoencoder, denoiser, pipeline.process, pipeline.normalizer, pipeline.classes, pipeline.fps
+            pipeline.autoencoder,
+            denoiser,
+            pipeline.process,
+            pipeline.normalizer,
+            pipeline.classes,
+            pipeline.fps,
+            pipeline.separate_levels,
         )
         kept.save_pretrained(folder)
 
