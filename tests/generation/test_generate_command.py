@@ -1,5 +1,8 @@
 """`vidtwin generate` and `vidtwin draw-sprites`, through the command line, to real files."""
 
+import inspect
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,10 @@ import torch
 from tests.generation.conftest import small_pipeline
 from vidtwin import LatentDataset
 from vidtwin.cli import main
+from vidtwin.cli.generating import generate_command
 from vidtwin.data.moving_sprites import CLASSES
+from vidtwin.generation.config import GUIDANCE
+from vidtwin.generation.generate import SETTINGS_FILE, generate
 from vidtwin.generation.pipeline import VidTwinPipeline
 from vidtwin.latent_sets.items import list_items
 from vidtwin.video import read_video
@@ -44,7 +50,43 @@ def test_what_is_there_is_kept_and_the_rest_is_as_if_never_stopped(folder, tmp_p
         a, b = (frames_of(tmp_path / name / path.name).astype(int) for name in ("whole", "parts"))
         assert np.abs(a - b).max() <= 3, path.name  # of another batch: rounding
     assert run(folder, "-o", tmp_path / "parts", "--seed", 1) == 1
-    assert "holds videos made with another seed (0); choose another --out" in capsys.readouterr().err
+    assert "holds videos made with another seed (0, not 1); choose another folder" in capsys.readouterr().err
+
+
+def test_a_class_named_twice_gets_twice_as_many(tmp_path, capsys):
+    small_pipeline(classes=("0", "1")).save_pretrained(tmp_path / "model")
+    assert run(tmp_path / "model", "-o", tmp_path / "out", "--classes", 0, 0) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 2 videos\n"
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == ["0-0000.mp4", "0-0001.mp4"]
+
+
+def test_a_run_that_failed_at_once_leaves_the_folder_to_other_options(tmp_path, capsys):
+    small_pipeline().save_pretrained(tmp_path / "model")
+    assert run(tmp_path / "model", "-o", tmp_path / "out", "--frames", 17) == 1
+    assert "num_frames=17: this generator makes 16" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+    assert run(tmp_path / "model", "-o", tmp_path / "out", "--classes", "cat") == 0
+
+
+@pytest.mark.parametrize("part", ["structure", "dynamics"])
+def test_a_generator_without_levels_of_their_own_takes_no_latent(tmp_path, clip, capsys, part):
+    pipeline = small_pipeline()
+    pipeline.separate_levels = 0.0
+    pipeline.save_pretrained(tmp_path / "model")
+    assert run(tmp_path / "model", "-o", tmp_path / "out", f"--{part}", clip) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{part}: this generator cannot sample" in line and "trained with separate_levels: 0; train one with" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_default_weight_of_guidance_is_one_number(folder, tmp_path):
+    assert run(folder, "-o", tmp_path / "out", "--classes", "cat") == 0
+    assert json.loads((tmp_path / "out" / SETTINGS_FILE).read_text())["guidance"] == GUIDANCE == 2.0
+    for function in (generate_command, generate, VidTwinPipeline.__call__):
+        (default,) = (
+            p.default for name, p in inspect.signature(function).parameters.items() if name.endswith(("guidance", "scale"))
+        )
+        assert default == GUIDANCE
 
 
 def test_longer_than_a_window(folder, tmp_path):
@@ -89,13 +131,13 @@ def test_a_name_of_a_class_leads_nowhere_else(tmp_path):
 def test_classes_whose_files_would_have_one_name_are_refused(tmp_path, capsys):
     small_pipeline(classes=("a/b", "a_b")).save_pretrained(tmp_path / "model")
     assert run(tmp_path / "model", "-o", tmp_path / "out") == 2
-    assert "--classes a/b a_b: both would be written to a_b-0000.mp4; ask for them apart" in capsys.readouterr().err
+    assert "classes=['a/b', 'a_b']: both would be written to a_b-0000.mp4; ask for them apart" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--classes", "bird"], "--classes bird: not one of the generator's: cat, dog"),
+        (["--classes", "bird"], "classes=['bird']: the generator has cat, dog; choose among these"),
         (["--per-class", "0"], "--per-class 0: give at least 1"),
         (["--structure", "a.mp4", "--dynamics", "b.mp4"], "--structure and --dynamics: nothing is left to sample"),
     ],

@@ -93,6 +93,20 @@ def test_what_cannot_be_made_is_refused(pipeline, options, message):
         pipeline(**options)
 
 
+@pytest.mark.parametrize("kept", ["structure", "dynamics"])
+def test_a_given_latent_needs_a_generator_with_levels_of_their_own(pipeline, tmp_path, kept):
+    pipeline.separate_levels = 0.0
+    pipeline.save_pretrained(tmp_path / "p")
+    with pytest.raises(ValueError, match=f"{kept}: this generator cannot sample .* trained with separate_levels: 0; .* above 0"):
+        VidTwinPipeline.from_pretrained(tmp_path / "p")(num_inference_steps=1, **{kept: latents_of(1)})
+    facts = json.loads((tmp_path / "p" / FACTS_FILE).read_text())
+    del facts["separate_levels"]  # as in folders written before there was such a key
+    (tmp_path / "p" / FACTS_FILE).write_text(json.dumps(facts))
+    again = VidTwinPipeline.from_pretrained(tmp_path / "p")
+    assert again.separate_levels is None
+    assert len(again(num_inference_steps=1, **{kept: latents_of(1)}).videos) == 1
+
+
 def test_more_than_a_window_needs_a_generator_that_goes_on():
     with pytest.raises(ValueError, match="num_frames=17: this generator makes 16; train one with previous: true for more"):
         small_pipeline()("cat", num_frames=17)

@@ -29,4 +29,5 @@ def test_its_recipes_and_logs_are_beside_it():
     assert read_recipe(folder / "recipe-autoencoder.yaml", Recipe, train_videos="x", validation_videos="x").steps == 1500
     logs = [(folder / f"log-{part}.jsonl").read_text().splitlines() for part in ("generator", "autoencoder")]
     assert [json.loads(log[-1])["step"] for log in logs] == [recipe.steps, 1500]
-    assert VidTwinPipeline.from_pretrained("sprites").process == recipe.process
+    pipeline = VidTwinPipeline.from_pretrained("sprites")
+    assert (pipeline.process, pipeline.separate_levels) == (recipe.process, recipe.separate_levels)

@@ -91,6 +91,7 @@ def test_a_run_leaves_a_pipeline_a_log_and_samples(recipe, tmp_path, method):
     out = tmp_path / "run"
     pipeline = train_generator(replace(recipe, method=method, sample_every=6), out, progress=False)
     assert pipeline.classes == ("cat", "dog") and pipeline.process.method == method
+    assert pipeline.separate_levels == recipe.separate_levels
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     for name in ("total", "structure", "dynamics", "structure_mse", "dynamics_mse", "gradient_norm", "learning_rate"):

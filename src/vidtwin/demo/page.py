@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from vidtwin.demo.studio import Studio
 from vidtwin.demo.visitors import Visitor
 from vidtwin.files import in_line
+from vidtwin.generation.config import GUIDANCE
 
 WAITING = 32  # visitors in the queue; more are told to come again
 KEPT = 3600  # seconds that a visitor's files stay after the last use
@@ -180,7 +181,7 @@ def build(studio: Studio, sample: Path) -> gr.Blocks:
                 names = list(studio.generator.classes)
                 label = gr.Dropdown(names, value=names[0] if names else None, label="class", visible=bool(names), elem_id="class")
                 seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**31, elem_id="seed")
-                guidance = gr.Slider(1, 8, value=2, step=0.5, label="guidance", elem_id="guidance")
+                guidance = gr.Slider(1, 8, value=GUIDANCE, step=0.5, label="guidance", elem_id="guidance")
             make = gr.Button("Generate", elem_id="make")
             status_make = gr.HTML(said("Choose a class."), elem_id="status-make")
             made = player("generated", "made")

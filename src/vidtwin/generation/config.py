@@ -7,6 +7,7 @@ from vidtwin.generation.tokens import Patches, Sides
 from vidtwin.model.config import VidTwinConfig
 
 MOST = 2**20
+GUIDANCE = 2.0  # weight of the class where none is given; 1 is none, the paper's is 5
 
 
 @dataclass(frozen=True)

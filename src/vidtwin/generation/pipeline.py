@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidtwin.files import in_line, tensor_output, write_json
-from vidtwin.generation.config import DiTConfig
+from vidtwin.generation.config import GUIDANCE, DiTConfig
 from vidtwin.generation.diffusion import Process, sample
 from vidtwin.generation.dit import DiT
 from vidtwin.generation.tokens import Volumes, to_latents, to_volumes
@@ -52,6 +52,7 @@ class VidTwinPipeline:
         autoencoder: decodes latents. denoiser: estimates them. process: which noise it takes away. normalizer: of the data set that
             it was trained on. classes: names, in the order of their numbers; empty for an unconditional generator.
         fps: frames per second of the videos.
+        separate_levels: share of the clips in training whose latents had levels of their own; None if that is not known.
 
     Raises:
         ValueError: parts that do not fit each other.
@@ -65,6 +66,7 @@ class VidTwinPipeline:
         normalizer: Normalizer,
         classes: Sequence[str] = (),
         fps: float = 8.0,
+        separate_levels: float | None = None,
     ):
         expected = denoiser.config.of_latents(autoencoder.config)
         if denoiser.config != expected:
@@ -77,6 +79,7 @@ class VidTwinPipeline:
             raise ValueError(f"{len(classes)} names for {denoiser.config.classes} classes: give one for each")
         self.autoencoder, self.denoiser = autoencoder.eval(), denoiser.eval()
         self.process, self.normalizer, self.classes, self.fps = process, normalizer, tuple(classes), fps
+        self.separate_levels = separate_levels
 
     def to(self, device: str | torch.device) -> "VidTwinPipeline":
         """Both networks there."""
@@ -94,7 +97,7 @@ class VidTwinPipeline:
         *,
         num_videos: int = 1,
         num_frames: int | None = None,
-        guidance_scale: float = 5.0,
+        guidance_scale: float = GUIDANCE,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_inference_steps: int = 50,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -118,28 +121,21 @@ class VidTwinPipeline:
 
         Raises:
             ValueError: a class that there is not; counts that do not fit; both latents given; more frames than a window for a
-                generator that was not trained to go on.
+                generator that was not trained to go on; a latent given to one that was not trained to sample the other for it.
         """
-        config, f = self.denoiser.config, self.autoencoder.config.frames
-        given = structure if structure is not None else dynamics
+        f, given = self.autoencoder.config.frames, structure if structure is not None else dynamics
         labels = self._labels(class_labels, num_videos if given is None else len(given))
         count = len(labels)
         windows = -(-(f if num_frames is None else num_frames) // f)
         if windows < 1:
             raise ValueError(f"num_frames={num_frames}: give at least 1")
-        if windows > 1 and not config.previous:
+        if windows > 1 and not self.denoiser.config.previous:
             raise ValueError(f"num_frames={num_frames}: this generator makes {f}; train one with previous: true for more")
         if windows > 1 and given is not None:
             raise ValueError(f"num_frames={num_frames}: a given structure or dynamics is of one window of {f} frames")
         if isinstance(generator, Sequence) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} videos: give one for each, or one")
-        kept: tuple[Tensor | None, Tensor | None] = (None, None)
-        for name, latents in (("structure", structure), ("dynamics", dynamics)):
-            if latents is not None and len(latents) != count:
-                raise ValueError(f"{name} of {len(latents)} clips for {count} videos: give one for each")
-        if given is not None:
-            parts = [z if z is None else to_volumes(self.normalizer.normalize(z.to(self.device))) for z in (structure, dynamics)]
-            kept = (None if parts[0] is None else parts[0][0], None if parts[1] is None else parts[1][1])
+        kept = self._kept(structure, dynamics, count)
         guidance = 1.0 if class_labels is None else guidance_scale
         previous: Volumes | None = None
         found = []
@@ -157,10 +153,19 @@ class VidTwinPipeline:
                     previous=previous,
                     progress=progress,
                 )
-                found.append(self.normalizer.denormalize(to_latents(previous, config.dynamics[2])))
+                found.append(self.normalizer.denormalize(to_latents(previous, self.denoiser.config.dynamics[2])))
         plain = tuple(latents.map(torch.clone) for latents in found)  # tensors of inference mode cannot be trained on
         clips = torch.cat([self.decode(latents) for latents in plain], dim=1)
         return Generated(clips[:, :num_frames], plain)
+
+    def check_given(self, part: str) -> None:
+        """Raise a ValueError if this generator cannot sample one latent for a given "structure", or "dynamics"."""
+        if self.separate_levels == 0:
+            other = "Dynamics" if part == "structure" else "Structure"
+            raise ValueError(
+                f"{part}: this generator cannot sample {other} for a given {part.title()}, having been trained with "
+                "separate_levels: 0; train one with separate_levels above 0"
+            )
 
     @torch.inference_mode()
     def decode(self, latents: Latents) -> Tensor:
@@ -182,6 +187,18 @@ class VidTwinPipeline:
                 raise ValueError(f"class {label!r}: the generator does not know it; its classes are {known}")
             numbers.append(number)
         return torch.tensor(numbers, device=self.device)
+
+    def _kept(self, structure: Latents | None, dynamics: Latents | None, count: int) -> tuple[Tensor | None, Tensor | None]:
+        """Clean volumes of the given latents, for so many videos."""
+        kept: list[Tensor | None] = [None, None]
+        for i, (name, latents) in enumerate((("structure", structure), ("dynamics", dynamics))):
+            if latents is None:
+                continue
+            if len(latents) != count:
+                raise ValueError(f"{name} of {len(latents)} clips for {count} videos: give one for each")
+            self.check_given(name)
+            kept[i] = to_volumes(self.normalizer.normalize(latents.to(self.device)))[i]
+        return kept[0], kept[1]
 
     def _noise(self, count: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Volumes:
         """eps for both latents; drawn video by video if each has its generator."""
@@ -213,7 +230,7 @@ class VidTwinPipeline:
         if broken := next((name for name, tensor in own.items() if not torch.isfinite(tensor).all()), None):
             raise ValueError(f"{folder}: {broken} has NaN or infinite values; not saved")
         facts: dict[str, Any] = {"format": FORMAT, "process": asdict(self.process), "denoiser": self.denoiser.config.to_dict()}
-        facts |= {"classes": list(self.classes), "fps": self.fps}
+        facts |= {"classes": list(self.classes), "fps": self.fps, "separate_levels": self.separate_levels}
         with tensor_output(folder / TENSORS_FILE) as partial:
             save_file(own, partial, metadata={"format": "pt"})
         write_json(folder / FACTS_FILE, facts)
@@ -233,6 +250,8 @@ class VidTwinPipeline:
                 raise ValueError(f"format {facts['format']}; this vidtwin reads format {FORMAT}")
             config, process = DiTConfig.from_dict(facts["denoiser"]), Process(**facts["process"])
             classes, fps = [str(name) for name in facts["classes"]], float(facts["fps"])
+            levels = facts.get("separate_levels")  # which older folders do not have
+            separate_levels = None if levels is None else float(levels)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{path}: missing; give the folder `model` of a run of vidtwin train-generator, or a shipped name: "
@@ -253,7 +272,7 @@ class VidTwinPipeline:
         mean, std = (tuple(tensors[f"{kind}.{name}"] for name in NAMES) for kind in ("mean", "std"))
         autoencoder = VidTwin.from_pretrained(folder / AUTOENCODER)
         normalizer = Normalizer((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
-        return cls(autoencoder, denoiser, process, normalizer, classes, fps)
+        return cls(autoencoder, denoiser, process, normalizer, classes, fps, separate_levels)
 
 
 def shipped_generators() -> list[str]:

@@ -86,7 +86,13 @@ def train_generator(
         examples, batch_sampler=numbers, collate_fn=collate, num_workers=recipe.workers, pin_memory=pinned, worker_init_fn=deaf
     )
     pipeline = VidTwinPipeline(
-        autoencoder.to(accelerator.device), network, recipe.process, data.normalizer, classes, frames_per_second(data)
+        autoencoder.to(accelerator.device),
+        network,
+        recipe.process,
+        data.normalizer,
+        classes,
+        frames_per_second(data),
+        recipe.separate_levels,
     )
     log = RunLog(out, step, recipe.to_dict(), wandb) if first else None
     if first:
@@ -206,7 +212,7 @@ def samples(pipeline: VidTwinPipeline) -> np.ndarray:
     numbers = [i * count // min(count, SHOWN) for i in range(min(count, SHOWN))]
     labels = numbers or None
     draws = [torch.Generator().manual_seed(i) for i in range(len(numbers) or 4)]
-    made = pipeline(labels, num_videos=len(draws), generator=draws, guidance_scale=2.0).videos.numpy()
+    made = pipeline(labels, num_videos=len(draws), generator=draws).videos.numpy()
     names = [pipeline.classes[i] for i in numbers] or [str(i) for i in range(len(made))]
     return side_by_side(dict(zip(names, made, strict=True)))
 
@@ -218,7 +224,13 @@ def save_pipeline(run: Optimization, pipeline: VidTwinPipeline, folder: Path) ->
         denoiser = DiT(pipeline.denoiser.config)
         denoiser.load_state_dict(weights)
         kept = VidTwinPipeline(
-            pipeline.autoencoder, denoiser, pipeline.process, pipeline.normalizer, pipeline.classes, pipeline.fps
+            pipeline.autoencoder,
+            denoiser,
+            pipeline.process,
+            pipeline.normalizer,
+            pipeline.classes,
+            pipeline.fps,
+            pipeline.separate_levels,
         )
         kept.save_pretrained(folder)
 
