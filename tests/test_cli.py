@@ -46,6 +46,16 @@ def test_reconstruct_writes_the_panels_and_prints_the_table(run, clip, weights):
     assert os.listdir() == ["out.mp4"]
 
 
+def test_scores_are_an_option(run, clip, weights):
+    arguments = ("reconstruct", clip, "-o", "out.mp4", "--weights", weights, "--frames", ":5")
+    code, out, _ = run(*arguments, "--no-score")
+    assert (code, out.count("not measured, as asked")) == (0, 2)
+    code, out, _ = run(*arguments, "--score", "--ssim-every", 2)
+    assert (code, "(every 2nd frame)" in out) == (0, True)
+    code, out, _ = run(*arguments)
+    assert (code, "frame)" in out, "not measured" in out) == (0, False, False)
+
+
 def test_encode_decode_swap_interpolate(run, clip, weights):
     assert run("encode", clip, "-o", "a.vidtwin", "--weights", weights, "--frames", ":20", "--logvar")[0] == 0
     assert run("decode", "a.vidtwin", "-o", "a.mp4", "--weights", weights)[0] == 0
@@ -207,6 +217,12 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "9:3"], 2, "--frames 9:3"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "500:"], 1, "50 frames"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--policy", "zoom"], 2, "policy"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--ssim-every", "0"], 2, "--ssim-every 0: give at least 1"),
+        (
+            ["reconstruct", "CLIP", "-o", "out.mp4", "--no-score", "--ssim-every", "2"],
+            2,
+            "--ssim-every 2: --no-score takes no SSIM",
+        ),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--device", "mps"], 2, "--device cpu"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none"], 1, "shipped names: mini"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none.ckpt"], 1, "none.ckpt: no such file"),

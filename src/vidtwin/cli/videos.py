@@ -47,6 +47,8 @@ def reconstruct_command(
     out: Output = Path("reconstruction.mp4"),
     side_by_side: bool = False,
     frames: str | None = None,
+    score: bool = True,
+    ssim_every: int | None = None,
     resume: bool = False,
     fit: Fitting = FIT,
     video: Video = VIDEO,
@@ -60,9 +62,12 @@ def reconstruct_command(
         out: the video to write (.mp4, .mov, .mkv, .webm), a folder for PNG frames, or - for standard output (.mp4).
         side_by_side: write original | reconstruction | structure only | dynamics only.
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
+        score: measure PSNR and SSIM.
+        ssim_every: take SSIM of every so many frames; default all where pictures are below 0.5 megapixel, else every 4th.
         resume: go on where a run with the same options was stopped.
     """
     start, stop = parse_frames(frames)
+    check_scores(score, ssim_every)
     with spooled(input or SAMPLE) as path, video_output(out, video, path) as target:
         engine, identity = model.load()
         with bar(selected_frames(path, start, stop)) as progress:
@@ -76,6 +81,8 @@ def reconstruct_command(
                 start=start,
                 stop=stop,
                 panels=side_by_side,
+                score=score,
+                ssim_every=ssim_every,
                 output=video.output(path),
                 weights=identity,
                 resume=resume,
@@ -241,6 +248,14 @@ def interpolate_command(
             notes = decode_row(engine, streams, target, output=output, weights=identity, progress=progress)
     print(f"{out}: {steps} steps from {a} to {b}", file=said_to(out))
     print_notes((*engine.notes, *notes), said_to(out))
+
+
+def check_scores(score: bool, ssim_every: int | None) -> None:
+    """Refuse, before any work, what `reconstruct` cannot measure."""
+    if ssim_every is not None and not score:
+        raise UsageError(f"--ssim-every {ssim_every}: --no-score takes no SSIM; leave out one of the two")
+    if ssim_every is not None and ssim_every < 1:
+        raise UsageError(f"--ssim-every {ssim_every}: give at least 1, which is every frame")
 
 
 def check_compressed(step: float, logvar: bool) -> None:

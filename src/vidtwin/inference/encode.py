@@ -24,6 +24,7 @@ from vidtwin.latents.file import LatentVideo, LatentWriter
 from vidtwin.latents.stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.threads import ahead, cores, side_by_side
+from vidtwin.video.read.decode import VideoFile
 from vidtwin.video.read.info import PendingFrame
 from vidtwin.video.read.reader import VideoInfo, iter_pending, probe
 
@@ -77,7 +78,7 @@ class SourceWindow:
 
 
 def source_windows(
-    path: str | Path, header: Header, stop: int | None = None, first: int = 0, ticks: np.ndarray | None = None
+    path: VideoFile, header: Header, stop: int | None = None, first: int = 0, ticks: np.ndarray | None = None
 ) -> Iterator[SourceWindow]:
     """Windows `first`, `first` + 1, ... of frames header.first_frame..stop-1 of a video.
 
@@ -163,7 +164,7 @@ def padded(clip: Tensor, frames: int) -> Tensor:
 
 def encode_stream(
     model: VidTwin | Engine,
-    path: str | Path,
+    path: VideoFile,
     header: Header,
     stop: int | None = None,
     first: int = 0,
