@@ -52,7 +52,7 @@ def test_real_files_are_read_whole_and_at_random(assets, name):
         warnings.simplefilter("error")
         video = read_video(path)
     assert video.frames.shape == (frames, *size, 3) and video.frames.dtype == np.uint8
-    assert (video.read.info.height, video.info.width) == size
+    assert (video.info.height, video.info.width) == size
     assert float(video.times[-1] - video.times[0]) == pytest.approx(span, abs=1e-3)
     assert all(before < after for before, after in zip(video.times, video.times[1:], strict=False))
     assert frame_count(path) == frames
@@ -221,7 +221,7 @@ def test_variable_frame_rate_is_exact(encode, blobs):
     pts = [0, 1, 5, 6, 20]
     video = read_video(encode("vfr.mp4", blobs(5), pts=pts, options={"bf": "0"}))
     assert video.times == [Fraction(tick, 25) for tick in pts]
-    frames = list(iter_frames(video.read.info.path))
+    frames = list(iter_frames(video.info.path))
     assert [frame.duration * frame.time_base * 25 for frame in frames[:4]] == [1, 4, 1, 14] and frames[4].duration > 0
 
 
