@@ -177,6 +177,20 @@ def test_sound_and_start_times_are_kept(model, assets, tmp_path):
     assert probe(tmp_path / "out.mp4").has_audio == info.has_audio
 
 
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_source_that_is_probed_is_not_probed_again(model, assets, tmp_path, monkeypatch, sound):
+    info = probe(assets / "start_offset.ts")
+    reconstruct(model, info.path, tmp_path / "path.mp4", output=Output(source=info.path if sound else None), stop=5)
+    probed = []
+    monkeypatch.setattr("vidtwin.video.read.in_order.probe", lambda path: probed.append(path) or info)
+    reconstruct(model, info, tmp_path / "info.mp4", output=Output(source=info if sound else None), stop=5)
+    encode_video(model, info, tmp_path / "info.vidtwin", stop=5)
+    assert probed == []
+    assert (tmp_path / "info.mp4").read_bytes() == (tmp_path / "path.mp4").read_bytes()
+    reconstruct(model, info.path, tmp_path / "path.mp4", output=Output(source=info.path if sound else None), stop=5)
+    assert probed == [info.path]
+
+
 def test_without_sound_the_first_frame_is_at_the_start(model, assets, tmp_path):
     source = assets / "starts_mid_gop.ts"  # its first packets cannot be decoded
     reconstruct(model, source, tmp_path / "out.mp4", output=Output(source=source))

@@ -1,5 +1,6 @@
 import shutil
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import pytest
 
 from vidtwin.frames.orientation import UPRIGHT, Orientation
 from vidtwin.video import VideoWriter, frame_count, iter_frames, probe, read_clip, read_video
+from vidtwin.video.read.reader import info_of
 
 LOSSLESS = {"qp": "0"}
 COLOURS = [
@@ -77,6 +79,21 @@ def test_probe_says_what_the_file_says(assets):
     assert info.orientation == Orientation(True, True, False) and probe(assets / "h264_aac.mp4").orientation == UPRIGHT
     assert info.start_time == 0 and 95001 < probe(assets / "start_offset.ts").start_time < 95002
     assert info.notes == ()
+
+
+def test_frames_are_expected_as_stated_or_by_duration_and_rate(assets):
+    stated = probe(assets / "h264_aac.mp4")
+    assert (stated.frames, stated.expected_frames) == (50, 50)
+    assert replace(stated, frames=None, duration=2.01).expected_frames == 50
+    assert replace(stated, frames=None, duration=None).expected_frames is None
+    assert (probe(assets / "vp8_alpha.webm").frames, probe(assets / "vp8_alpha.webm").expected_frames) == (None, 30)
+
+
+def test_what_is_probed_is_not_probed_again(assets, monkeypatch):
+    info = probe(assets / "h264_aac.mp4")
+    assert info_of(assets / "h264_aac.mp4") == info
+    monkeypatch.setattr("vidtwin.video.read.reader.probe", None)
+    assert info_of(info) is info
 
 
 def test_notes_say_what_is_lost(assets, encode, blobs):

@@ -28,7 +28,7 @@ from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.threads import Behind, cores, side_by_side
 from vidtwin.video.read.decode import VideoFile
-from vidtwin.video.read.reader import probe
+from vidtwin.video.read.reader import VideoInfo, info_of
 
 PANELS = ("original", "reconstruction", "structure only", "dynamics only")
 PARTS: tuple[Part, Part] = ("structure", "dynamics")
@@ -148,7 +148,7 @@ def plan_ssim(score: bool, ssim_every: int | None, size: tuple[int, int]) -> int
 
 def reconstruct(
     model: VidTwin | Engine,
-    path: str | Path,
+    path: str | Path | VideoInfo,
     out: str | Path,
     *,
     policy: str = "crop",
@@ -183,8 +183,9 @@ def reconstruct(
         OSError, ValueError: the video cannot be read or the output not written; one line with the remedy.
     """
     begun = time.perf_counter()
-    output = output or Output()
-    engine, info = Engine.of(model), probe(path)
+    engine, info, output = Engine.of(model), info_of(path), output or Output()
+    if output.source == info.path:
+        output = replace(output, source=info)  # it is not opened to be asked again
     identity = weights or engine.identity()
     header = plan_header(engine, info, identity, policy=policy, tile_overlap=tile_overlap, overlap=overlap, start=start)
     geometry = header.geometry
@@ -219,7 +220,7 @@ def reconstruct(
 
         with Behind() as later:
             only = (None, *PARTS) if panels else (None,)
-            for window, parts in _rebuilt(engine, path, header, stop, ticks, only, keep_pixels=panels or score):
+            for window, parts in _rebuilt(engine, info.path, header, stop, ticks, only, keep_pixels=panels or score):
                 later(finish, window, parts)
                 if progress:
                     progress(len(parts[0].ticks))
