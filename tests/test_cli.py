@@ -6,6 +6,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,60 @@ def test_reconstruct_writes_the_panels_and_prints_the_table(run, clip, weights):
         assert name in out
     assert read_video("out.mp4").frames.shape == (20, 32 + 20, 4 * 32, 3)
     assert os.listdir() == ["out.mp4"]
+
+
+def test_scores_are_an_option(run, clip, weights):
+    arguments = ("reconstruct", clip, "-o", "out.mp4", "--weights", weights, "--frames", ":5")
+    code, out, _ = run(*arguments, "--no-score")
+    assert (code, out.count("not measured, as asked")) == (0, 2)
+    code, out, _ = run(*arguments, "--score", "--ssim-every", 2)
+    assert (code, "(every 2nd frame)" in out) == (0, True)
+    code, out, _ = run(*arguments)
+    assert (code, "frame)" in out, "not measured" in out) == (0, False, False)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the files that FFmpeg has opened to read, in their order."""
+    names, real = [], av.open
+
+    def open_(file, *arguments, **options):
+        if str(file).startswith("file:"):
+            names.append(Path(str(file).removeprefix("file:")).name)
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(av, "open", open_)
+    return names
+
+
+COPIED = 2  # times that the writer opens a source to copy its sound: for what streams it has, and for their packets
+
+
+def test_a_source_is_probed_once_and_read_once(run, clip, weights, opened):
+    more = ("--weights", weights, "--frames", ":20")
+    assert run("reconstruct", clip, "-o", "a.mp4", *more, "--no-sound")[0] == 0
+    assert opened.count(clip.name) == 2
+    opened.clear()
+    assert run("reconstruct", clip, "-o", "a.mkv", *more)[0] == 0
+    assert opened.count(clip.name) == 2 + COPIED
+    opened.clear()
+    assert run("encode", clip, "-o", "a.vidtwin", *more)[0] == 0
+    assert opened.count(clip.name) == 2
+    assert probe("a.mkv").frames is None  # which is no reason to count them
+    opened.clear()
+    assert run("reconstruct", "a.mkv", "-o", "b.mp4", "--weights", weights, "--no-sound")[0] == 0
+    assert run("encode", "a.mkv", "-o", "b.vidtwin", "--weights", weights)[0] == 0
+    assert opened.count("a.mkv") == 4
+
+
+def test_two_sources_are_probed_once_each(run, clip, weights, opened):
+    assert run("reconstruct", clip, "-o", "b.mp4", "--weights", weights, "--frames", ":5", "--no-sound")[0] == 0
+    opened.clear()
+    assert run("swap", "--structure", clip, "--dynamics", "b.mp4", "-o", "swap.mp4", "--weights", weights)[0] == 0
+    assert (opened.count(clip.name), opened.count("b.mp4")) == (2 + COPIED, 2)
+    opened.clear()
+    assert run("interpolate", "b.mp4", clip, "--steps", 2, "-o", "row.mp4", "--weights", weights, "--no-sound")[0] == 0
+    assert (opened.count(clip.name), opened.count("b.mp4")) == (2, 2)
 
 
 def test_encode_decode_swap_interpolate(run, clip, weights):
@@ -207,6 +262,12 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "9:3"], 2, "--frames 9:3"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--frames", "500:"], 1, "50 frames"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--policy", "zoom"], 2, "policy"),
+        (["reconstruct", "CLIP", "-o", "out.mp4", "--ssim-every", "0"], 2, "--ssim-every 0: give at least 1"),
+        (
+            ["reconstruct", "CLIP", "-o", "out.mp4", "--no-score", "--ssim-every", "2"],
+            2,
+            "--ssim-every 2: --no-score takes no SSIM",
+        ),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--device", "mps"], 2, "--device cpu"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none"], 1, "shipped names: mini"),
         (["reconstruct", "CLIP", "-o", "out.mp4", "--weights", "none.ckpt"], 1, "none.ckpt: no such file"),

@@ -15,9 +15,10 @@ from tests.conftest import SMALL
 from vidtwin.inference.decode import Output, decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
+from vidtwin.inference.reconstruct import decode_row, interpolate, ordinal, plan_ssim, reconstruct, swap
 from vidtwin.latents.file import LatentVideo
 from vidtwin.latents.stream import Identity
+from vidtwin.metrics import frame_ssim
 from vidtwin.video.read.reader import iter_frames, probe, read_video
 from vidtwin.video.write.encoding import Encoding
 
@@ -79,6 +80,69 @@ def test_pictures_below_the_window_of_ssim_say_so(model, write, tmp_path):
     assert "not measured" in report.table()
 
 
+def test_without_scores_nothing_is_computed_for_them(model, write, tmp_path, monkeypatch):
+    source, with_pixels = write(20, cuts=(12,)), []
+
+    def stream(*arguments):
+        with_pixels.append(arguments[-1])
+        return encode_stream(*arguments)
+
+    monkeypatch.setattr("vidtwin.inference.reconstruct.encode_stream", stream)
+    whole = reconstruct(model, source, tmp_path / "scored.mp4")
+    monkeypatch.setattr("vidtwin.inference.reconstruct._scores", None)
+    report = reconstruct(model, source, tmp_path / "out.mp4", score=False)
+    assert (report.psnr, report.ssim, report.ssim_every) == (None, None, None)
+    assert report.table().count("not measured, as asked") == 2
+    assert (report.frames, report.cuts) == (whole.frames, whole.cuts) == (20, 1)
+    assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "scored.mp4").read_bytes()
+    reconstruct(model, source, tmp_path / "panels.mp4", score=False, panels=True)
+    assert with_pixels == [True, False, True]
+
+
+@pytest.mark.parametrize("policy", ["crop", "tile"])
+def test_ssim_of_every_third_frame(model, write, tmp_path, policy, monkeypatch):
+    source = write(40)
+    every = reconstruct(model, source, tmp_path / "out.mp4", policy=policy, overlap=2)
+    assert every.ssim_every == 1
+    assert every.table().count(f"{'SSIM':14}{every.ssim:.4f}\n") == 1
+
+    taken = []
+    monkeypatch.setattr("vidtwin.inference.reconstruct.frame_ssim", lambda x, y: taken.append(frame_ssim(x, y)) or taken[-1])
+    monkeypatch.setattr("vidtwin.inference.reconstruct.cores", lambda: 1)  # in their order
+    reconstruct(model, source, tmp_path / "out.mp4", policy=policy, overlap=2)
+    all_of_them = taken.copy()
+    taken.clear()
+    third = reconstruct(model, source, tmp_path / "out.mp4", policy=policy, overlap=2, ssim_every=3)
+    assert taken == all_of_them[::3]
+    assert len(taken) == 14
+    assert third.psnr == every.psnr
+    assert third.ssim == pytest.approx(sum(map(float, taken)) / 14)
+    assert f"SSIM          {third.ssim:.4f} (every 3rd frame)" in third.table()
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "expected"), [(None, (499, 1000), 1), (None, (500, 1000), 4), (2, (1080, 1920), 2), (7, (32, 32), 7)]
+)
+def test_ssim_is_of_every_frame_unless_pictures_are_large(given, size, expected):
+    assert plan_ssim(True, given, size) == expected
+    assert plan_ssim(False, None, size) is None
+
+
+def test_frames_of_ssim_that_cannot_be(model, write, tmp_path):
+    source = write(3)
+    with pytest.raises(ValueError, match="ssim_every 0: give at least 1"):
+        reconstruct(model, source, tmp_path / "out.mp4", ssim_every=0)
+    with pytest.raises(ValueError, match="ssim_every 2: no scores are taken"):
+        reconstruct(model, source, tmp_path / "out.mp4", ssim_every=2, score=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_ordinals():
+    assert [ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 102, 113)] == (
+        ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "113th"]
+    )
+
+
 def test_a_range_of_frames(model, write, tmp_path):
     source = write(40)
     report = reconstruct(model, source, tmp_path / "out.mp4", start=4, stop=9)
@@ -113,6 +177,20 @@ def test_sound_and_start_times_are_kept(model, assets, tmp_path):
     assert probe(tmp_path / "out.mp4").has_audio == info.has_audio
 
 
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_source_that_is_probed_is_not_probed_again(model, assets, tmp_path, monkeypatch, sound):
+    info = probe(assets / "start_offset.ts")
+    reconstruct(model, info.path, tmp_path / "path.mp4", output=Output(source=info.path if sound else None), stop=5)
+    probed = []
+    monkeypatch.setattr("vidtwin.video.read.in_order.probe", lambda path: probed.append(path) or info)
+    reconstruct(model, info, tmp_path / "info.mp4", output=Output(source=info if sound else None), stop=5)
+    encode_video(model, info, tmp_path / "info.vidtwin", stop=5)
+    assert probed == []
+    assert (tmp_path / "info.mp4").read_bytes() == (tmp_path / "path.mp4").read_bytes()
+    reconstruct(model, info.path, tmp_path / "path.mp4", output=Output(source=info.path if sound else None), stop=5)
+    assert probed == [info.path]
+
+
 def test_without_sound_the_first_frame_is_at_the_start(model, assets, tmp_path):
     source = assets / "starts_mid_gop.ts"  # its first packets cannot be decoded
     reconstruct(model, source, tmp_path / "out.mp4", output=Output(source=source))
@@ -121,7 +199,13 @@ def test_without_sound_the_first_frame_is_at_the_start(model, assets, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "batch"),
-    [({}, 1), ({"policy": "tile", "overlap": 4}, 1), ({"panels": True, "overlap": 2}, 1), ({"panels": True, "overlap": 2}, 3)],
+    [
+        ({}, 1),
+        ({"policy": "tile", "overlap": 4}, 1),
+        ({"policy": "tile", "overlap": 4, "ssim_every": 3}, 1),
+        ({"panels": True, "overlap": 2}, 1),
+        ({"panels": True, "overlap": 2}, 3),
+    ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bytes(model, write, tmp_path, options, batch):
     source, out = write(230, cuts=(100,)), tmp_path / "out.mp4"
@@ -161,6 +245,8 @@ def test_going_on_with_other_options_is_refused(model, write, tmp_path):
         reconstruct(model, source, out, progress=interrupt)
     with pytest.raises(ValueError, match="--resume"):
         reconstruct(model, source, out, resume=True, policy="pad")
+    with pytest.raises(ValueError, match="--resume"):
+        reconstruct(model, source, out, resume=True, ssim_every=2)
     reconstruct(model, source, out, policy="pad")  # anew
     assert length_of(out)[0] == 100
 

@@ -1,5 +1,6 @@
 import shutil
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import pytest
 
 from vidtwin.frames.orientation import UPRIGHT, Orientation
 from vidtwin.video import VideoWriter, frame_count, iter_frames, probe, read_clip, read_video
+from vidtwin.video.read.reader import info_of
 
 LOSSLESS = {"qp": "0"}
 COLOURS = [
@@ -52,7 +54,7 @@ def test_real_files_are_read_whole_and_at_random(assets, name):
         warnings.simplefilter("error")
         video = read_video(path)
     assert video.frames.shape == (frames, *size, 3) and video.frames.dtype == np.uint8
-    assert (video.read.info.height, video.info.width) == size
+    assert (video.info.height, video.info.width) == size
     assert float(video.times[-1] - video.times[0]) == pytest.approx(span, abs=1e-3)
     assert all(before < after for before, after in zip(video.times, video.times[1:], strict=False))
     assert frame_count(path) == frames
@@ -77,6 +79,21 @@ def test_probe_says_what_the_file_says(assets):
     assert info.orientation == Orientation(True, True, False) and probe(assets / "h264_aac.mp4").orientation == UPRIGHT
     assert info.start_time == 0 and 95001 < probe(assets / "start_offset.ts").start_time < 95002
     assert info.notes == ()
+
+
+def test_frames_are_expected_as_stated_or_by_duration_and_rate(assets):
+    stated = probe(assets / "h264_aac.mp4")
+    assert (stated.frames, stated.expected_frames) == (50, 50)
+    assert replace(stated, frames=None, duration=2.01).expected_frames == 50
+    assert replace(stated, frames=None, duration=None).expected_frames is None
+    assert (probe(assets / "vp8_alpha.webm").frames, probe(assets / "vp8_alpha.webm").expected_frames) == (None, 30)
+
+
+def test_what_is_probed_is_not_probed_again(assets, monkeypatch):
+    info = probe(assets / "h264_aac.mp4")
+    assert info_of(assets / "h264_aac.mp4") == info
+    monkeypatch.setattr("vidtwin.video.read.reader.probe", None)
+    assert info_of(info) is info
 
 
 def test_notes_say_what_is_lost(assets, encode, blobs):
@@ -221,7 +238,7 @@ def test_variable_frame_rate_is_exact(encode, blobs):
     pts = [0, 1, 5, 6, 20]
     video = read_video(encode("vfr.mp4", blobs(5), pts=pts, options={"bf": "0"}))
     assert video.times == [Fraction(tick, 25) for tick in pts]
-    frames = list(iter_frames(video.read.info.path))
+    frames = list(iter_frames(video.info.path))
     assert [frame.duration * frame.time_base * 25 for frame in frames[:4]] == [1, 4, 1, 14] and frames[4].duration > 0
 
 

@@ -17,6 +17,7 @@ from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.latents.stream import Identity
 from vidtwin.model.loading import load_weights
 from vidtwin.onnx.model import OnnxModel, is_exported
+from vidtwin.video.read.info import VideoInfo
 from vidtwin.video.write.encoding import Encoding
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample.mp4"
@@ -113,7 +114,7 @@ class VideoOptions:
     sound: bool = True
     """Copy sound, subtitles and chapters of the source."""
 
-    def output(self, source: Path | None) -> writing.Output:
+    def output(self, source: Path | VideoInfo | None) -> writing.Output:
         """With what of `source` is to be copied."""
         return writing.Output(Encoding(self.codec, self.crf, self.lossless), source if self.sound else None)
 

@@ -38,7 +38,7 @@ from vidtwin.latents.stream import Header, Identity, LatentStream
 from vidtwin.model.checkpoint import shipped_names
 from vidtwin.model.vidtwin import Part
 from vidtwin.video.pipes import spooled, stdout_output
-from vidtwin.video.read.reader import frame_count, probe
+from vidtwin.video.read.reader import VideoInfo, info_of, probe
 from vidtwin.video.write.encoding import Encoding, is_picture_sequence
 
 
@@ -47,6 +47,8 @@ def reconstruct_command(
     out: Output = Path("reconstruction.mp4"),
     side_by_side: bool = False,
     frames: str | None = None,
+    score: bool = True,
+    ssim_every: int | None = None,
     resume: bool = False,
     fit: Fitting = FIT,
     video: Video = VIDEO,
@@ -60,15 +62,19 @@ def reconstruct_command(
         out: the video to write (.mp4, .mov, .mkv, .webm), a folder for PNG frames, or - for standard output (.mp4).
         side_by_side: write original | reconstruction | structure only | dynamics only.
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
+        score: measure PSNR and SSIM.
+        ssim_every: take SSIM of every so many frames; default all where pictures are below 0.5 megapixel, else every 4th.
         resume: go on where a run with the same options was stopped.
     """
     start, stop = parse_frames(frames)
+    check_scores(score, ssim_every)
     with spooled(input or SAMPLE) as path, video_output(out, video, path) as target:
+        info = probe(path)
         engine, identity = model.load()
-        with bar(selected_frames(path, start, stop)) as progress:
+        with bar(selected_frames(info, start, stop)) as progress:
             report = reconstruct(
                 engine,
-                path,
+                info,
                 target,
                 policy=fit.policy,
                 tile_overlap=fit.tile_overlap,
@@ -76,7 +82,9 @@ def reconstruct_command(
                 start=start,
                 stop=stop,
                 panels=side_by_side,
-                output=video.output(path),
+                score=score,
+                ssim_every=ssim_every,
+                output=video.output(info),
                 weights=identity,
                 resume=resume,
                 progress=progress,
@@ -119,11 +127,12 @@ def encode_command(
         check_compressed(step, logvar)
     check_output(out, input)
     with spooled(input) as path:
+        info = probe(path)
         engine, identity = model.load(ENCODER)
-        with bar(selected_frames(path, start, stop)) as progress:
+        with bar(selected_frames(info, start, stop)) as progress:
             video = encode_video(
                 engine,
-                path,
+                info,
                 out,
                 policy=fit.policy,
                 tile_overlap=fit.tile_overlap,
@@ -136,7 +145,7 @@ def encode_command(
                 resume=resume,
                 progress=progress,
             )
-        notes = (*probe(path).notes, *engine.notes)
+    notes = (*info.notes, *engine.notes)
     print(f"{out}: {video.frames} frames, {len(video.cuts)} shot cuts, {video.window_count} windows of {video.header.tiles} clips")
     if video.size is not None:
         print(f"{out}: {video.size}")
@@ -204,10 +213,11 @@ def swap_command(
     """
     with video_output(out, video, structure, dynamics) as target:
         engine, identity = model.load()
-        first, second = (latents_of(engine, path, fit, identity) for path in (structure, dynamics))
+        source = None if is_latent_file(structure) else probe(structure)
+        first, second = (latents_of(engine, given, fit, identity) for given in (source or structure, dynamics))
         mixed = swap(first, second)
         with bar(mixed.frames) as progress:
-            output = video.output(None if is_latent_file(structure) else structure)
+            output = video.output(source)
             notes = decode_video(engine, mixed, target, output=output, weights=identity, progress=progress)
     print(f"{out}: Structure of {structure}, Dynamics of {dynamics}", file=said_to(out))
     print_notes((*engine.notes, *notes), said_to(out))
@@ -234,13 +244,22 @@ def interpolate_command(
     """
     with video_output(out, video, a, b) as target:
         engine, identity = model.load()
-        first, last = (latents_of(engine, path, fit, identity) for path in (a, b))
+        source = None if is_latent_file(a) else probe(a)
+        first, last = (latents_of(engine, given, fit, identity) for given in (source or a, b))
         streams = interpolate(first, last, steps, part)
         with bar(streams[0].frames) as progress:
-            output = video.output(None if is_latent_file(a) else a)
+            output = video.output(source)
             notes = decode_row(engine, streams, target, output=output, weights=identity, progress=progress)
     print(f"{out}: {steps} steps from {a} to {b}", file=said_to(out))
     print_notes((*engine.notes, *notes), said_to(out))
+
+
+def check_scores(score: bool, ssim_every: int | None) -> None:
+    """Refuse, before any work, what `reconstruct` cannot measure."""
+    if ssim_every is not None and not score:
+        raise UsageError(f"--ssim-every {ssim_every}: --no-score takes no SSIM; leave out one of the two")
+    if ssim_every is not None and ssim_every < 1:
+        raise UsageError(f"--ssim-every {ssim_every}: give at least 1, which is every frame")
 
 
 def check_compressed(step: float, logvar: bool) -> None:
@@ -268,12 +287,13 @@ def video_output(out: Path, video: VideoOptions, *inputs: Path) -> Iterator[Path
     yield out
 
 
-def latents_of(engine: Engine, path: Path, fit: FitOptions, weights: Identity) -> LatentStream:
-    """The windows of a latent file, or of a video as it is encoded."""
-    if is_latent_file(path):
-        return LatentVideo.load(path).stream()
-    header = plan_header(engine, probe(path), weights, policy=fit.policy, tile_overlap=fit.tile_overlap, overlap=fit.overlap)
-    return replace(encode_stream(engine, path, header), frames=selected_frames(path, 0, None))
+def latents_of(engine: Engine, given: Path | VideoInfo, fit: FitOptions, weights: Identity) -> LatentStream:
+    """The windows of a latent file, or of a video as it is encoded; how many frames a progress bar is to expect."""
+    if isinstance(given, Path) and is_latent_file(given):
+        return LatentVideo.load(given).stream()
+    info = info_of(given)
+    header = plan_header(engine, info, weights, policy=fit.policy, tile_overlap=fit.tile_overlap, overlap=fit.overlap)
+    return replace(encode_stream(engine, info.path, header), frames=info.expected_frames)
 
 
 def weights_of(header: Header, path: Path) -> str:
@@ -306,7 +326,7 @@ def parse_frames(text: str | None) -> tuple[int, int | None]:
     raise UsageError(f"--frames {text}: expected START:STOP with 0 <= START < STOP, as in 0:100")
 
 
-def selected_frames(path: Path, start: int, stop: int | None) -> int:
-    """How many frames start..stop-1 of a file are, for a progress bar."""
-    count = probe(path).frames or frame_count(path)
-    return max(0, min(count, stop or count) - start)
+def selected_frames(info: VideoInfo, start: int, stop: int | None) -> int | None:
+    """How many frames start..stop-1 of a video are about to be, for a progress bar; None if nothing says it."""
+    ends = [end for end in (info.expected_frames, stop) if end is not None]
+    return max(0, min(ends) - start) if ends else None

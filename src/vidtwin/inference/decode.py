@@ -25,7 +25,7 @@ from vidtwin.latents.stream import Header, Identity, LatentStream, Window, group
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.threads import Behind, ahead
-from vidtwin.video.read.reader import probe
+from vidtwin.video.read.reader import VideoInfo, info_of
 from vidtwin.video.write.encoding import Encoding
 from vidtwin.video.write.writer import VideoWriter
 
@@ -136,11 +136,11 @@ class Output:
 
     Attributes:
         encoding: codec and quality.
-        source: the video whose sound, subtitles and chapters are copied; None for none.
+        source: the video whose sound, subtitles and chapters are copied, or what `probe` said of it; None for none.
     """
 
     encoding: Encoding = field(default_factory=Encoding)
-    source: Path | None = None
+    source: Path | VideoInfo | None = None
 
     def writer(
         self,
@@ -155,10 +155,10 @@ class Output:
         What comes first of the source, sound or picture, is at 0 in the output; the first frame, if the frames do not begin where
         the source does (`from_start`), or without sound.
         """
-        origin = None
-        if self.source is not None and from_start:
-            info = probe(self.source)
-            origin = max(Fraction(0), info.start_time) if info.has_audio else None
+        source, origin = self.source, None
+        if source is not None and from_start:
+            source = info_of(source)
+            origin = max(Fraction(0), source.start_time) if source.has_audio else None
         return VideoWriter(
             out,
             header.fps,
@@ -167,7 +167,7 @@ class Output:
             clock=header.clock,
             pixel_aspect=header.pixel_aspect,
             **({"orientation": header.orientation} | more),
-            source=self.source,
+            source=source.path if isinstance(source, VideoInfo) else source,
             origin=origin,
         )
 

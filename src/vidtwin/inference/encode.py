@@ -24,8 +24,9 @@ from vidtwin.latents.file import LatentVideo, LatentWriter
 from vidtwin.latents.stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.threads import ahead, cores, side_by_side
+from vidtwin.video.read.decode import VideoFile
 from vidtwin.video.read.info import PendingFrame
-from vidtwin.video.read.reader import VideoInfo, iter_pending, probe
+from vidtwin.video.read.reader import VideoInfo, info_of, iter_pending
 
 THREADS = 8  # that make pictures, at most
 PIXELS = 2**25  # of pictures that are made at once: four of 3840x2160
@@ -77,7 +78,7 @@ class SourceWindow:
 
 
 def source_windows(
-    path: str | Path, header: Header, stop: int | None = None, first: int = 0, ticks: np.ndarray | None = None
+    path: VideoFile, header: Header, stop: int | None = None, first: int = 0, ticks: np.ndarray | None = None
 ) -> Iterator[SourceWindow]:
     """Windows `first`, `first` + 1, ... of frames header.first_frame..stop-1 of a video.
 
@@ -163,7 +164,7 @@ def padded(clip: Tensor, frames: int) -> Tensor:
 
 def encode_stream(
     model: VidTwin | Engine,
-    path: str | Path,
+    path: VideoFile,
     header: Header,
     stop: int | None = None,
     first: int = 0,
@@ -214,7 +215,7 @@ def encode_windows(engine: Engine, header: Header, sources: Sequence[SourceWindo
 
 def encode_video(
     model: VidTwin | Engine,
-    path: str | Path,
+    path: str | Path | VideoInfo,
     out: str | Path,
     *,
     policy: str = "crop",
@@ -232,7 +233,8 @@ def encode_video(
 
     Args:
         model: its own precision, or an `Engine` with those wanted.
-        path: a video. out: the file to write; until it is finished it grows at `latent_video.partial_path`.
+        path: a video, or what `probe` said of it, which saves opening it again.
+        out: the file to write; until it is finished it grows at `latent_video.partial_path`.
         policy: how frames are fitted to the model: "crop", "squash", "pad" (`frames.clips.Geometry`), or "tile" (`frames.tiles`).
         tile_overlap: pixels that neighbouring tiles share; default a quarter of the model's size.
         overlap: frames that a window shares with the one before, 0 to f / 2; decoding fades over them.
@@ -245,10 +247,10 @@ def encode_video(
     Raises:
         OSError, ValueError: the video cannot be read, latents are not finite, or `out` cannot be written; one line with the remedy.
     """
-    engine = Engine.of(model)
+    engine, info = Engine.of(model), info_of(path)
     header = plan_header(
         engine,
-        probe(path),
+        info,
         weights or engine.identity(),
         policy=policy,
         tile_overlap=tile_overlap,
@@ -262,7 +264,7 @@ def encode_video(
         if progress and len(ticks):
             progress(len(ticks))
         if not writer.finished:
-            for window in encode_stream(engine, path, header, stop, writer.count, ticks).windows:
+            for window in encode_stream(engine, info.path, header, stop, writer.count, ticks).windows:
                 writer.write(window)
                 if progress:
                     progress(len(window.ticks) - (header.overlap if window.index else 0))

@@ -22,15 +22,17 @@ from vidtwin.frames.tiles import Fit
 from vidtwin.inference.decode import Decoded, Decoder, Output, span_of
 from vidtwin.inference.encode import Progress, encode_stream, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.latents.stream import Identity, LatentStream, Window, first_window, grouped
+from vidtwin.latents.stream import Header, Identity, LatentStream, Window, first_window, grouped
 from vidtwin.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.threads import Behind, cores, side_by_side
-from vidtwin.video.read.reader import probe
+from vidtwin.video.read.decode import VideoFile
+from vidtwin.video.read.reader import VideoInfo, info_of
 
 PANELS = ("original", "reconstruction", "structure only", "dynamics only")
 PARTS: tuple[Part, Part] = ("structure", "dynamics")
+SSIM_EVERY, SSIM_PIXELS = 4, 500_000  # SSIM, slow for large pictures, is taken of every 4th frame of so many pixels or more
 CHECKPOINT_FRAMES = 64  # a key frame, and a place to go on from, every so many frames, to the end of a window
 
 
@@ -39,10 +41,11 @@ class Report:
     """What a reconstruction was and how good it is.
 
     `psnr` (dB, per frame, mean; capped at 80) and `ssim` compare the model's output with its input, resized frames in [0, 1],
-    without padding and before they are compressed; for tiles, whole pictures of 8 bits. `ssim` is None for pictures under 11
-    pixels. `latent_values` are of the whole video; `compression_rate` is the model's (values per clip / 3 F H W). `cuts` are shot
-    cuts. `plan` says how clips went through the model. `notes`: what of the source is not kept, and what was done otherwise than
-    asked. `seconds` include reading and writing, of this run.
+    without padding and before they are compressed; for tiles, whole pictures of 8 bits. `ssim` is the mean over frames 0,
+    `ssim_every`, 2 `ssim_every`, ...; None for pictures under 11 pixels. Without scores, all three are None. `latent_values`
+    are of the whole video; `compression_rate` is the model's (values per clip / 3 F H W). `cuts` are shot cuts. `plan` says how
+    clips went through the model. `notes`: what of the source is not kept, and what was done otherwise than asked. `seconds` include
+    reading and writing, of this run.
     """
 
     frames: int
@@ -54,8 +57,9 @@ class Report:
     latent_values: int
     compression_rate: float
     plan: str
-    psnr: float
+    psnr: float | None
     ssim: float | None
+    ssim_every: int | None
     seconds: float
     frames_done: int
     notes: tuple[str, ...]
@@ -70,12 +74,25 @@ class Report:
             "clips": self.plan,
             "latent values": f"{self.latent_values}",
             "rate": f"{self.compression_rate:.4%} of the model's input values",
-            "PSNR": f"{self.psnr:.2f} dB",
-            "SSIM": "not measured: the picture is smaller than 11 pixels" if self.ssim is None else f"{self.ssim:.4f}",
+            "PSNR": "not measured, as asked" if self.psnr is None else f"{self.psnr:.2f} dB",
+            "SSIM": self._ssim(),
             "seconds": f"{self.seconds:.1f} ({self.frames_done / self.seconds:.1f} frames per second)",
         }
         lines = [f"{name:14}{value}" for name, value in rows.items()]
         return "\n".join([*lines, *(f"{'note':14}{note}" for note in self.notes)])
+
+    def _ssim(self) -> str:
+        if self.ssim_every is None:
+            return "not measured, as asked"
+        if self.ssim is None:
+            return "not measured: the picture is smaller than 11 pixels"
+        return f"{self.ssim:.4f}" + ("" if self.ssim_every == 1 else f" (every {ordinal(self.ssim_every)} frame)")
+
+
+def ordinal(number: int) -> str:
+    """ "2nd", "3rd", "4th", "11th"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 @dataclass
@@ -87,14 +104,15 @@ class Tally:
     psnr: float = 0.0
     ssim: float = 0.0
 
-    def add(self, window: Window, decoded: Decoded, geometry: Fit) -> None:
-        """Frames of a window, against the pixels that were encoded."""
+    def add(self, window: Window, decoded: Decoded, geometry: Fit, ssim_every: int | None = 1) -> None:
+        """Frames of a window, against the pixels that were encoded: SSIM of every so many, or, for None, no scores at all."""
         begin = window.ticks.index(decoded.ticks[0])
         end = begin + len(decoded.ticks)
-        pairs = _pairs(window, decoded, begin, end, geometry)
-        for psnr, ssim in side_by_side(_scores, pairs, max(1, cores() // 2)):
-            self.psnr += psnr
-            self.ssim += ssim
+        if ssim_every is not None:
+            numbered = enumerate(_pairs(window, decoded, begin, end, geometry), self.frames)
+            for psnr, ssim in side_by_side(partial(_scores, ssim_every), numbered, max(1, cores() // 2)):
+                self.psnr += psnr
+                self.ssim += ssim
         self.cuts += sum(window.cuts[begin:end])
         self.frames += end - begin
 
@@ -112,15 +130,25 @@ def _pairs(window: Window, decoded: Decoded, begin: int, end: int, geometry: Fit
         yield x, y
 
 
-def _scores(pair: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """PSNR and SSIM of a frame; 0 for SSIM where the picture is too small for it."""
-    x, y = pair
-    return frame_psnr(x, y).item(), frame_ssim(x, y).item() if min(x.shape[-2:]) >= SSIM_WINDOW else 0.0
+def _scores(ssim_every: int, numbered: tuple[int, tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """PSNR and SSIM of a frame of this number; 0 for SSIM where it is not taken, or the picture is too small for it."""
+    number, (x, y) = numbered
+    taken = number % ssim_every == 0 and min(x.shape[-2:]) >= SSIM_WINDOW
+    return frame_psnr(x, y).item(), frame_ssim(x, y).item() if taken else 0.0
+
+
+def plan_ssim(score: bool, ssim_every: int | None, size: tuple[int, int]) -> int | None:
+    """SSIM is taken of every so many frames of (height, width); None without scores. Raises ValueError for what cannot be."""
+    if ssim_every is not None and not score:
+        raise ValueError(f"ssim_every {ssim_every}: no scores are taken; leave it out, or give score=True")
+    if ssim_every is not None and ssim_every < 1:
+        raise ValueError(f"ssim_every {ssim_every}: give at least 1, which is every frame")
+    return (ssim_every or (1 if prod(size) < SSIM_PIXELS else SSIM_EVERY)) if score else None
 
 
 def reconstruct(
     model: VidTwin | Engine,
-    path: str | Path,
+    path: str | Path | VideoInfo,
     out: str | Path,
     *,
     policy: str = "crop",
@@ -129,6 +157,8 @@ def reconstruct(
     start: int = 0,
     stop: int | None = None,
     panels: bool = False,
+    score: bool = True,
+    ssim_every: int | None = None,
     output: Output | None = None,
     weights: Identity | None = None,
     resume: bool = False,
@@ -138,11 +168,14 @@ def reconstruct(
 
     Reading, the model and writing work side by side, and memory does not depend on the length. Every 64 frames what is done is
     made safe in a folder beside `out`; after a run was stopped, `resume` goes on from there and ends with the same bytes as a run
-    that was not.
+    that was not. (The function is long for its arguments and what it reports, which have a line each.)
 
     Args:
         model: its own precision, or an `Engine` with those wanted.
         path, policy, tile_overlap, overlap, start, stop, weights: as in `encode_video`.
+        score: measure PSNR and SSIM; False computes nothing for them.
+        ssim_every: take SSIM of frames 0, ssim_every, 2 ssim_every, ...; by default of every frame if the pictures that are
+            compared have less than 0.5 megapixel, else of every 4th. PSNR is of every frame.
         output: how it is written; by default by the name of `out`, without sound.
         progress: called with the number of frames that were done.
 
@@ -150,17 +183,20 @@ def reconstruct(
         OSError, ValueError: the video cannot be read or the output not written; one line with the remedy.
     """
     begun = time.perf_counter()
-    output = output or Output()
-    engine, info = Engine.of(model), probe(path)
+    engine, info, output = Engine.of(model), info_of(path), output or Output()
+    if output.source == info.path:
+        output = replace(output, source=info)  # it is not opened to be asked again
     identity = weights or engine.identity()
     header = plan_header(engine, info, identity, policy=policy, tile_overlap=tile_overlap, overlap=overlap, start=start)
     geometry = header.geometry
+    every = plan_ssim(score, ssim_every, content_size(geometry))
     height, width = geometry.output_size
     size = (height + LABEL_HEIGHT, len(PANELS) * width) if panels else (height, width)
     job = {
         "header": header.to_dict(),
         "stop": stop,
         "panels": panels,
+        "ssim_every": every,
         "encoding": asdict(output.encoding),
         "sound": output.source is not None,
         "dtype": engine.plan.runtime or str(engine.plan.dtype),
@@ -172,32 +208,25 @@ def reconstruct(
         resumed, saved, ticks = tally.frames, tally.frames, np.array(writer.ticks, np.int64)
         if progress and resumed:
             progress(resumed)
-        at_once = engine.windows_at_once(header.tiles)
-        first = first_window(resumed, header)
-        first -= first % at_once
-        stream = encode_stream(engine, path, header, stop, first, ticks[: first * header.stride], keep_pixels=True)
-        decoders = [Decoder(engine, header), *((Decoder(engine, header, part) for part in PARTS) if panels else ())]
 
         def finish(window: Window, parts: list[Decoded]) -> None:
             """Score, write and save, while the model goes on."""
             nonlocal saved
-            tally.add(window, parts[0], geometry)
+            tally.add(window, parts[0], geometry, every)
             writer.write(_row(window, parts, geometry) if panels else parts[0].frames, parts[0].ticks)
             if tally.frames - saved >= CHECKPOINT_FRAMES and not window.last:
                 writer.checkpoint(asdict(tally))
                 saved = tally.frames
 
         with Behind() as later:
-            for windows in grouped(stream.windows, at_once):
-                for window, *decoded in zip(windows, *(decoder(windows) for decoder in decoders), strict=True):
-                    parts = [part.since(resumed) for part in decoded]
-                    if not parts[0].ticks:  # what is done; only what the next window fades from was missing
-                        continue
-                    later(finish, window, parts)
-                    if progress:
-                        progress(len(parts[0].ticks))
+            only = (None, *PARTS) if panels else (None,)
+            for window, parts in _rebuilt(engine, info.path, header, stop, ticks, only, keep_pixels=panels or score):
+                later(finish, window, parts)
+                if progress:
+                    progress(len(parts[0].ticks))
         if start or stop is not None:
             writer.span = span_of(writer.ticks, header, start > 0, stop is not None)
+    ssim_frames = 0 if every is None or min(content_size(geometry)) < SSIM_WINDOW else -(-tally.frames // every)
     return Report(
         frames=tally.frames,
         fps=header.fps,
@@ -208,12 +237,35 @@ def reconstruct(
         latent_values=header.windows(tally.frames) * sum(map(prod, header.shapes)),
         compression_rate=header.config.compression_rate,
         plan=engine.plan.describe(),
-        psnr=tally.psnr / tally.frames,
-        ssim=tally.ssim / tally.frames if min(content_size(geometry)) >= SSIM_WINDOW else None,
+        psnr=tally.psnr / tally.frames if score else None,
+        ssim=tally.ssim / ssim_frames if ssim_frames else None,
+        ssim_every=every,
         seconds=time.perf_counter() - begun,
         frames_done=tally.frames - resumed,
         notes=(*info.notes, *engine.notes, *writer.notes),
     )
+
+
+def _rebuilt(
+    engine: Engine,
+    path: VideoFile,
+    header: Header,
+    stop: int | None,
+    ticks: np.ndarray,
+    only: tuple[Part | None, ...],
+    keep_pixels: bool,
+) -> Iterator[tuple[Window, list[Decoded]]]:
+    """Windows of a video, and their frames decoded in each of these ways; but for the frames of these `ticks`, which are done."""
+    done, at_once = len(ticks), engine.windows_at_once(header.tiles)
+    first = first_window(done, header)
+    first -= first % at_once
+    stream = encode_stream(engine, path, header, stop, first, ticks[: first * header.stride], keep_pixels)
+    decoders = [Decoder(engine, header, part) for part in only]
+    for windows in grouped(stream.windows, at_once):
+        for window, *decoded in zip(windows, *(decoder(windows) for decoder in decoders), strict=True):
+            parts = [part.since(done) for part in decoded]
+            if parts[0].ticks:  # else it is done; only what the next window fades from was missing
+                yield window, parts
 
 
 def _row(window: Window, parts: list[Decoded], geometry: Fit) -> np.ndarray:

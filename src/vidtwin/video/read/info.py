@@ -28,6 +28,7 @@ class VideoInfo:
         orientation: how the stored picture is turned and mirrored to be upright.
         start_time: seconds on the file's own clock at which its earliest stream begins, sound included; 0 if unknown.
         notes: what of the file is not kept when its frames are read, each in one clause ("is interlaced; ...").
+        expected_frames: as stated, else what duration and rate make of it; None if neither is known.
     """
 
     path: Path | TarMember
@@ -48,6 +49,12 @@ class VideoInfo:
     orientation: Orientation = UPRIGHT
     start_time: Fraction = Fraction(0)
     notes: tuple[str, ...] = ()
+
+    @property
+    def expected_frames(self) -> int | None:
+        if self.frames is not None or self.duration is None:
+            return self.frames
+        return round(self.duration * self.fps)
 
 
 @dataclass(frozen=True)

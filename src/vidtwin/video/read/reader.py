@@ -21,7 +21,7 @@ from vidtwin.video.read import images, in_order, random_access
 from vidtwin.video.read.decode import VideoFile, check_file
 from vidtwin.video.read.info import Frame, PendingFrame, Video, VideoInfo
 
-__all__ = ["Frame", "Video", "VideoInfo", "frame_count", "iter_frames", "probe", "read_clip", "read_video"]
+__all__ = ["Frame", "Video", "VideoInfo", "frame_count", "info_of", "iter_frames", "probe", "read_clip", "read_video"]
 
 
 def probe(path: VideoFile) -> VideoInfo:
@@ -31,6 +31,11 @@ def probe(path: VideoFile) -> VideoInfo:
     """
     pictures = images.find(path)
     return in_order.probe(path) if pictures is None else pictures.info()
+
+
+def info_of(video: VideoFile | VideoInfo) -> VideoInfo:
+    """What `probe` said of a video, or says of it now. Raises as `probe`."""
+    return video if isinstance(video, VideoInfo) else probe(video)
 
 
 def iter_frames(
