@@ -15,8 +15,8 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
+from vidtwin.video.read import images
 from vidtwin.video.read.decode import VideoFile, open_video
-from vidtwin.video.read.reader import images
 from vidtwin.video.read.tracks import KINDS, QUICKTIME_LANGUAGES, Span, Track, first_packets, holds, name_of
 from vidtwin.video.write.encoding import CONTAINERS
 
