@@ -182,7 +182,7 @@ def test_the_result_says_how_it_was_taken(model, folder):
     result = evaluate(model, _videos(folder), tail="drop", weights="untrained", sample_fps=5)
     protocol = json.loads(json.dumps(result.to_dict(), allow_nan=False))["protocol"]
     assert protocol["weights"] == "untrained"
-    assert len(protocol["weights_sha256"]) == 64
+    assert len(protocol["weights_hash"]) == 64
     assert protocol["list_sha256"] == list_hash([folder / "a.mp4"])  # b.mp4 has too few frames at this rate
     assert (protocol["videos"], protocol["clips"], protocol["frames"]) == (1, 1, 4)
     assert (protocol["tail"], protocol["sample_fps"], protocol["latents"]) == ("drop", 5, "mean")

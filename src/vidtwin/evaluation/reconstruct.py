@@ -128,7 +128,7 @@ def evaluate(
     return Result(
         protocol={
             "weights": weights,
-            "weights_sha256": weights_hash(model),
+            "weights_hash": weights_hash(model),
             "model": config.to_dict(),
             "latent_values": config.latent_values,
             "compression_rate": config.compression_rate,

@@ -220,7 +220,7 @@ class Scorer:
         if self._pca is not None:
             facts["pca"] = self._pca.to_dict()
         if self._grid is not None:
-            facts["grid"] = {"values": self._grid.config.latent_values, "weights_sha256": weights_hash(self._grid)}
+            facts["grid"] = {"values": self._grid.config.latent_values, "weights_hash": weights_hash(self._grid)}
         return {name: facts[name] for name in CONTROLS if name in self.rules.controls}
 
     @torch.inference_mode()

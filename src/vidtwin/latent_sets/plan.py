@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from vidtwin.frames.clips import POLICIES, frame_interval
 from vidtwin.frames.windows import Anchor
-from vidtwin.latents.stream import Identity
+from vidtwin.latents.stream import Identity, with_hash
 from vidtwin.model.config import VidTwinConfig
 
 FORMAT = 1
@@ -77,7 +77,7 @@ class Plan:
             "format": FORMAT,
             "model": self.config.to_dict(),
             "weights": self.weights.name,
-            "weights_sha256": self.weights.hash,
+            "weights_hash": self.weights.hash,
             **facts,
         }
 
@@ -87,7 +87,7 @@ class Plan:
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}; this vidtwin reads format {FORMAT}")
         rest = {field.name: facts[field.name] for field in fields(Plan) if field.name not in ("config", "weights")}
-        weights = Identity(str(facts["weights"]), str(facts["weights_sha256"]))
+        weights = Identity(str(facts["weights"]), str(with_hash(facts)["weights_hash"]))
         return Plan(VidTwinConfig.from_dict(facts["model"]), weights, **rest)
 
     def difference(self, other: "Plan") -> str | None:

@@ -40,6 +40,11 @@ class Identity:
         return f"{self.name!r} ({self.hash[:12]})"
 
 
+def with_hash(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a file, with the hash of weights as "weights_hash", which was once written as "weights_sha256"."""
+    return {"weights_hash" if key == "weights_sha256" else key: value for key, value in facts.items()}
+
+
 @dataclass(frozen=True)
 class Header:
     """What all windows of a video share.
