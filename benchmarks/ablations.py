@@ -101,9 +101,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         protocol = result.protocol
         rows.append(
             row(variant, model, own, out)
-            | {"psnr": result.overall.psnr, "ssim": result.overall.ssim, "weights_sha256": protocol["weights_sha256"]}
+            | {"psnr": result.overall.psnr, "ssim": result.overall.ssim, "weights_hash": protocol["weights_hash"]}
         )
-    of_one = ("weights", "weights_sha256", "model", "versions", "date")
+    of_one = ("weights", "weights_hash", "model", "versions", "date")
     record = {
         "size": options.size,
         "rows": rows,

@@ -45,7 +45,7 @@ def test_every_model_has_every_figure(analysis, model):
         assert row["model"] is not None and row["untrained"] is not None
     assert values["findings"]["grid"]["swaps"]["dynamics"]["own"] is None  # it has no Dynamics
     assert values["protocol"]["clips"] == values["protocol"]["videos"] == 10
-    assert len(set(values["protocol"]["weights_sha256"].values())) == 3
+    assert len(set(values["protocol"]["weights_hash"].values())) == 3
 
 
 def test_every_analysis_has_its_sentences_in_one_line(analysis):

@@ -11,7 +11,7 @@ def record(psnr, weights="a", sha="s", **protocol):
         for video, values in psnr.items()
         for number, value in enumerate(values)
     ]
-    return {"protocol": {"weights": weights, "weights_sha256": weights * 64, "tail": "repeat"} | protocol, "clips": clips}
+    return {"protocol": {"weights": weights, "weights_hash": weights * 64, "tail": "repeat"} | protocol, "clips": clips}
 
 
 @pytest.fixture
@@ -37,6 +37,12 @@ def test_differences_are_paired(write):
     lines = found.table().splitlines()
     assert lines[0] == "b (bbbbbbbb) less a (aaaaaaaa), 3 clips of both"
     assert lines[2].endswith("differs") and not lines[3].endswith("differs")
+
+
+def test_files_with_the_former_key_of_the_hash_are_read(write):
+    a = write("a.json", json.dumps(record({"x": [20.0]})).replace("weights_hash", "weights_sha256"))
+    b = write("b.json", record({"x": [21.0]}, "b"))
+    assert compare(a, b).names == ("a (aaaaaaaa)", "b (bbbbbbbb)") and compare(a, b).protocol == {}
 
 
 def test_what_cannot_be_paired_is_said(write):

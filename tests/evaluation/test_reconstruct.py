@@ -182,7 +182,7 @@ def test_the_result_says_how_it_was_taken(model, folder):
     result = evaluate(model, _videos(folder), tail="drop", weights="untrained", sample_fps=5)
     protocol = json.loads(json.dumps(result.to_dict(), allow_nan=False))["protocol"]
     assert protocol["weights"] == "untrained"
-    assert len(protocol["weights_sha256"]) == 64
+    assert len(protocol["weights_hash"]) == 64
     assert protocol["list_sha256"] == list_hash([folder / "a.mp4"])  # b.mp4 has too few frames at this rate
     assert (protocol["videos"], protocol["clips"], protocol["frames"]) == (1, 1, 4)
     assert (protocol["tail"], protocol["sample_fps"], protocol["latents"]) == ("drop", 5, "mean")
@@ -282,7 +282,7 @@ def test_controls_that_have_learned(model, folder, tmp_path):
         expected = clip_psnr(single.eval()(first[None])[0][0], first)
     assert one.clips[0].scores.psnr_grid == pytest.approx(expected, abs=1e-4)
     assert one.clips[0].scores.psnr_pca == pytest.approx(clip_psnr(pca.control(unit_range(first)) * 2 - 1, first))
-    for control, message in (("pca", "with --fit"), ("grid", "with --grid")):
+    for control, message in (("pca", "give pca, which fit_patch_pca makes"), ("grid", "give grid, the weights")):
         with pytest.raises(ValueError, match=message):
             evaluate(model, _videos(folder), controls=(control,))
     large = dataclasses.replace(model.config, structure_channels=8)
@@ -321,7 +321,7 @@ def test_runs_and_processes_give_the_same_file(model, folder):
     records = [evaluate(model, _videos(folder), latents="sample", workers=workers).to_dict() for workers in (1, 1, 2)]
     assert [record.pop("run")["processes"] for record in records] == [1, 1, 2]
     assert records[0] == records[1] == records[2]
-    with pytest.raises(ValueError, match="--workers 0: give at least 1"):
+    with pytest.raises(ValueError, match="workers=0: give at least 1"):
         evaluate(model, _videos(folder), workers=0)
 
 

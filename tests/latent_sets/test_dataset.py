@@ -1,5 +1,6 @@
 """Reading back: in PyTorch, normalised, by rank and worker; and in pandas, DuckDB and datasets."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.latent_sets.conftest import encode, table_of
+from tests.latent_sets.conftest import bytes_of, encode, table_of
 from vidtwin import Latents
 from vidtwin.cli.inspection import describe
 from vidtwin.latent_sets import dataset as reading
@@ -99,6 +100,16 @@ def test_info_says_what_it_is(out, model):
     (out / "manifest.json").write_text(re.sub(r'"rows": \d+,\n  "items"', '"rows": "many",\n  "items"', text))
     with pytest.raises(ValueError, match="manifest.json: damaged .*; run vidtwin encode-dataset again"):
         describe(out)
+
+
+def test_a_data_set_with_the_former_key_of_the_hash_is_read_and_brought_up_to_date(out, videos, model, plan):
+    assert json.loads((out / "manifest.json").read_text())["plan"]["weights_hash"] == plan.weights.hash
+    for path in (out / "manifest.json", out / "plan.json"):
+        path.write_text(path.read_text().replace('"weights_hash"', '"weights_sha256"'))
+    assert LatentDataset(out).plan == plan
+    before = bytes_of(out)
+    assert encode(videos, out, model, plan, label=True).encoded == 0 and bytes_of(out) == before
+    assert json.loads((out / "manifest.json").read_text())["plan"] == plan.to_dict()
 
 
 def test_refusals(out, tmp_path):

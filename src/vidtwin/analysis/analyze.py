@@ -208,7 +208,7 @@ def analyze(
         "sprites": sprites,
         "seed": seed,
         "latents": "mean",
-        "weights_sha256": {name: weights_hash(one) for name, one in models.items()},
+        "weights_hash": {name: weights_hash(one) for name, one in models.items()},
         "model": {name: one.config.to_dict() for name, one in models.items()},
         "device": str(next(model.parameters()).device),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),

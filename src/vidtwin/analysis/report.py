@@ -282,7 +282,7 @@ def _protocol(analysis: Analysis) -> str:
     p = analysis.protocol
     return (
         f"{p['clips']} clips of {p['videos']} videos, {p['sprites']} sprites, seed {p['seed']}, {p['dtype']} on {p['device']}, "
-        f"weights {p['weights_sha256']['model'][:12]}, torch {p['versions']['torch']}, vidtwin {p['versions']['vidtwin']}"
+        f"weights {p['weights_hash']['model'][:12]}, torch {p['versions']['torch']}, vidtwin {p['versions']['vidtwin']}"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
+from vidtwin.latents.stream import with_hash
 
 SAME = ("list_sha256", "sample_fps", "tail", "latents", "resize", "range", "mean", "dtype")  # what two protocols should share
 
@@ -57,7 +58,7 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
     differences = {name: bootstrap_mean([y[name] - x[name] for x, y in pairs], videos) for name in metrics}
     protocols = first["protocol"], second["protocol"]
     differing = {name: tuple(p.get(name) for p in protocols) for name in SAME if protocols[0].get(name) != protocols[1].get(name)}
-    names = tuple(f"{p['weights']} ({p['weights_sha256'][:8]})" for p in protocols)
+    names = tuple(f"{p['weights']} ({p['weights_hash'][:8]})" for p in protocols)
     return Comparison(
         names=(names[0], names[1]),
         clips=len(shared),
@@ -74,10 +75,10 @@ def _key(clip: dict[str, Any]) -> tuple[str, int, str]:
 def read_result(path: Path) -> dict[str, Any]:
     """What `Result.to_dict` was written to a file. Raises FileNotFoundError or ValueError for another."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate VIDEOS -o FILE.json` writes one")
+        raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate` writes one")
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        if not all(_key(clip) for clip in record["clips"]) or not str(record["protocol"]["weights_sha256"]):
+        record: dict[str, Any] = json.loads(path.read_text(), object_hook=with_hash)
+        if not all(_key(clip) for clip in record["clips"]) or not str(record["protocol"]["weights_hash"]):
             raise ValueError("no clips")
     except (KeyError, TypeError, ValueError, RecursionError, UnicodeDecodeError):
         raise ValueError(f"{path}: not a file that `vidtwin evaluate` wrote; give one of those") from None

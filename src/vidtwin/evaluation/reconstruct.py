@@ -179,7 +179,7 @@ def _protocol(
     config = model.config
     return {
         "weights": weights,
-        "weights_sha256": weights_hash(model),
+        "weights_hash": weights_hash(model),
         "model": config.to_dict(),
         "latent_values": config.latent_values,
         "compression_rate": config.compression_rate,

@@ -4,7 +4,8 @@
 (b) Dynamics by a Q-Former over space instead of averages: `QFormerDynamicsEncoder`, `QFormerDynamicsDecoder`;
 (c) Structure by a convolution and an MLP over time instead of the Q-Former: `TimeMLP`;
 (d) Structure with space in the hidden dimension instead of the batch: `FlattenedQFormer`.
-The paper names them in a line each; sizes that it does not give are chosen here, and said where they are.
+The paper names them in a line each; sizes that it does not give are chosen here, and said where they are. `structure_qformer`,
+`dynamics_encoder` and `dynamics_decoder` build what a config names: one of these, or what it replaces.
 
 Letters: (f, h, w) feature grid, s = h w places, c hidden width, n queries of width d_q, d_D channels of z_D with w_D and h_D
 values a frame along each axis.
@@ -18,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.dynamics import DynamicsDecoder, DynamicsEncoder
 from vidtwin.model.qformer import QFormer
 
 
@@ -117,6 +119,38 @@ class FlattenedQFormer(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         q = self.qformer(rearrange(self.reduce(context), "(b s) l c -> b l (s c)", s=self.places))
         return self.expand(rearrange(q, "b n (s c) -> (b s) n c", s=self.places))
+
+
+def structure_qformer(config: VidTwinConfig) -> nn.Module:
+    """What F_S reads time with, (b, f, c) -> (b, n_q, d_q): the Q-Former, or ablation (c) or (d)."""
+    f, (h, w), c, n_q, d_q = config.frames, config.grid, config.hidden, config.num_queries, config.query_dim
+    layers = config.query_layers, config.query_heads, config.query_mlp, config.query_dropout
+    if config.structure_branch == "convolution":
+        return TimeMLP(f, n_q, d_q, c, config.query_mlp)
+    if config.structure_branch == "flattened":
+        return FlattenedQFormer(h * w, n_q, d_q, c, *layers)
+    return QFormer(n_q, d_q, c, *layers)
+
+
+def dynamics_encoder(config: VidTwinConfig) -> nn.Module:
+    """F_D: averages over each axis, or ablation (a) or (b)."""
+    (d_D, _, w_D), h_D, c, d_q = config.dynamics_x_shape, config.dynamics_y_shape[-1], config.hidden, config.query_dim
+    layers = config.query_layers, config.query_heads, config.query_mlp, config.query_dropout
+    if config.dynamics_branch == "none":
+        return NoDynamicsEncoder(w_D, h_D)
+    if config.dynamics_branch == "qformer":
+        return QFormerDynamicsEncoder(QFormer(w_D + h_D, d_q, c, *layers), d_q, w_D, h_D, d_D)
+    return DynamicsEncoder(c, d_D, config.dynamics_downsamples)
+
+
+def dynamics_decoder(config: VidTwinConfig) -> nn.Module:
+    """H_D of what `dynamics_encoder` gives."""
+    (d_D, _, w_D), h_D, (h, w), c = config.dynamics_x_shape, config.dynamics_y_shape[-1], config.grid, config.hidden
+    if config.dynamics_branch == "none":
+        return NoDynamicsDecoder(h, w, c)
+    if config.dynamics_branch == "qformer":
+        return QFormerDynamicsDecoder(h, w, h_D, w_D, c, d_D)
+    return DynamicsDecoder(h, w, h_D, w_D, c, d_D, config.dynamics_downsamples)
 
 
 def ablations(config: VidTwinConfig) -> dict[str, VidTwinConfig]:

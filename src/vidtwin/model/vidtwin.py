@@ -5,20 +5,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vidtwin.model.ablations import (
-    FlattenedQFormer,
-    NoDynamicsDecoder,
-    NoDynamicsEncoder,
-    QFormerDynamicsDecoder,
-    QFormerDynamicsEncoder,
-    TimeMLP,
-)
+from vidtwin.model.ablations import dynamics_decoder, dynamics_encoder, structure_qformer
 from vidtwin.model.backbone import Decoder, Encoder
 from vidtwin.model.checkpoint import Checkpointed
 from vidtwin.model.config import VidTwinConfig
-from vidtwin.model.dynamics import DynamicsDecoder, DynamicsEncoder
 from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
-from vidtwin.model.qformer import QFormer
 from vidtwin.model.structure import StructureDecoder, StructureEncoder
 
 Part = Literal["structure", "dynamics"]
@@ -47,13 +38,13 @@ class VidTwin(nn.Module, Checkpointed):
         f, (h, w), c = config.frames, config.grid, config.hidden
         n_q, d_q, d_S = config.num_queries, config.query_dim, config.structure_channels
         backbone = f, h, w, config.patch, c, config.depth, config.heads, config.temporal_attention == "causal"
-        qformer = _structure_qformer(config)
+        qformer = structure_qformer(config)
 
         self.encoder = Encoder(*backbone)
         self.structure_encoder = StructureEncoder(qformer, d_q, d_S, config.structure_downsamples, config.structure_width)
-        self.dynamics_encoder = _dynamics_encoder(config)
+        self.dynamics_encoder = dynamics_encoder(config)
         self.structure_decoder = StructureDecoder(f, h, w, c, n_q, d_q, d_S, config.structure_downsamples, config.structure_width)
-        self.dynamics_decoder = _dynamics_decoder(config)
+        self.dynamics_decoder = dynamics_decoder(config)
         self.decoder = Decoder(*backbone)
 
     @property
@@ -154,35 +145,3 @@ def _unrounded(branch: nn.Module, *tensors: Tensor) -> Any:
     dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
     with torch.autocast(device, enabled=False):
         return branch(*(tensor.to(dtype) for tensor in tensors))
-
-
-def _structure_qformer(config: VidTwinConfig) -> nn.Module:
-    """What F_S reads time with, (b, f, c) -> (b, n_q, d_q): the Q-Former, or ablation (c) or (d)."""
-    f, (h, w), c, n_q, d_q = config.frames, config.grid, config.hidden, config.num_queries, config.query_dim
-    layers = config.query_layers, config.query_heads, config.query_mlp, config.query_dropout
-    if config.structure_branch == "convolution":
-        return TimeMLP(f, n_q, d_q, c, config.query_mlp)
-    if config.structure_branch == "flattened":
-        return FlattenedQFormer(h * w, n_q, d_q, c, *layers)
-    return QFormer(n_q, d_q, c, *layers)
-
-
-def _dynamics_encoder(config: VidTwinConfig) -> nn.Module:
-    """F_D: averages over each axis, or ablation (a) or (b)."""
-    (d_D, _, w_D), h_D, c, d_q = config.dynamics_x_shape, config.dynamics_y_shape[-1], config.hidden, config.query_dim
-    layers = config.query_layers, config.query_heads, config.query_mlp, config.query_dropout
-    if config.dynamics_branch == "none":
-        return NoDynamicsEncoder(w_D, h_D)
-    if config.dynamics_branch == "qformer":
-        return QFormerDynamicsEncoder(QFormer(w_D + h_D, d_q, c, *layers), d_q, w_D, h_D, d_D)
-    return DynamicsEncoder(c, d_D, config.dynamics_downsamples)
-
-
-def _dynamics_decoder(config: VidTwinConfig) -> nn.Module:
-    """H_D of what `_dynamics_encoder` gives."""
-    (d_D, _, w_D), h_D, (h, w), c = config.dynamics_x_shape, config.dynamics_y_shape[-1], config.grid, config.hidden
-    if config.dynamics_branch == "none":
-        return NoDynamicsDecoder(h, w, c)
-    if config.dynamics_branch == "qformer":
-        return QFormerDynamicsDecoder(h, w, h_D, w_D, c, d_D)
-    return DynamicsDecoder(h, w, h_D, w_D, c, d_D, config.dynamics_downsamples)
