@@ -282,13 +282,13 @@ def test_controls_that_have_learned(model, folder, tmp_path):
         expected = clip_psnr(single.eval()(first[None])[0][0], first)
     assert one.clips[0].scores.psnr_grid == pytest.approx(expected, abs=1e-4)
     assert one.clips[0].scores.psnr_pca == pytest.approx(clip_psnr(pca.control(unit_range(first)) * 2 - 1, first))
-    for control, message in (("pca", "with --fit"), ("grid", "with --grid")):
+    for control, message in (("pca", "give pca, which fit_patch_pca makes"), ("grid", "give grid, the weights")):
         with pytest.raises(ValueError, match=message):
             evaluate(model, _videos(folder), controls=(control,))
     large = dataclasses.replace(model.config, structure_channels=8)
     VidTwin(large).save_pretrained(tmp_path / "large")
     with pytest.raises(
-        ValueError, match=rf"large: {large.latent_values} values for clips of .*at most {model.config.latent_values}"
+        ValueError, match=rf"large': {large.latent_values} values for clips of .*at most {model.config.latent_values}"
     ):
         evaluate(model, _videos(folder), controls=("grid",), networks=Networks(grid=str(tmp_path / "large")))
 
@@ -321,7 +321,7 @@ def test_runs_and_processes_give_the_same_file(model, folder):
     records = [evaluate(model, _videos(folder), latents="sample", workers=workers).to_dict() for workers in (1, 1, 2)]
     assert [record.pop("run")["processes"] for record in records] == [1, 1, 2]
     assert records[0] == records[1] == records[2]
-    with pytest.raises(ValueError, match="--workers 0: give at least 1"):
+    with pytest.raises(ValueError, match="workers=0: give at least 1"):
         evaluate(model, _videos(folder), workers=0)
 
 

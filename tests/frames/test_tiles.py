@@ -82,7 +82,7 @@ def test_records():
     for record in ({"policy": "tile"}, {"policy": "tile", "source": [1, 2], "model": [2, 2], "overlap": 9}, {"policy": "carp"}, {}):
         with pytest.raises(ValueError, match="is not valid"):
             fit_from_dict(record)
-    with pytest.raises(ValueError, match="--tile-overlap 17: give 0 to 16"):
+    with pytest.raises(ValueError, match="tile_overlap=17: give 0 to 16"):
         plan_fit("tile", (100, 150), (32, 32), 17)
-    with pytest.raises(ValueError, match="--tile-overlap 3: is for --policy tile"):
+    with pytest.raises(ValueError, match="tile_overlap=3: is for policy='tile'; leave it out with policy='crop'"):
         plan_fit("crop", (100, 150), (32, 32), 3)

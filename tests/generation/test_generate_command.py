@@ -139,7 +139,7 @@ def test_the_split_files_of_ucf101_are_lists(tmp_path, assets):
     assert items[1].video == "Biking/v_Biking_g01_c01.avi"
     (test,) = list_items(str(lists / "testlist01.txt"), label=True, root=tmp_path / "UCF-101")
     assert test.file.is_file()
-    with pytest.raises(ValueError, match="--root .*: is for lists"):
+    with pytest.raises(ValueError, match="root='.*': is for lists"):
         list_items(str(tmp_path / "UCF-101"), root=tmp_path)
 
 

@@ -161,7 +161,7 @@ def test_encoding_in_low_precision_belongs_to_the_same_weights(model, write, tmp
 
 def test_other_weights_are_refused(model, write, tmp_path):
     video = encode_video(model, write(3), tmp_path / "x.vidtwin", weights=Identity.of(model, "small"))
-    with pytest.raises(ValueError, match="encoded with weights 'small'.*give the former with --weights"):
+    with pytest.raises(ValueError, match="encoded with weights 'small'.*use a model with the former weights"):
         decode_video(seeded_model(seed=5), video, tmp_path / "out.mp4", weights=Identity("other", "0" * 64))
     assert not (tmp_path / "out.mp4").exists()
 

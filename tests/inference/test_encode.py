@@ -108,9 +108,9 @@ def test_tiles_keep_stored_pixels_and_their_aspect(assets):
 
 def test_overlaps_that_cannot_be(write):
     source = write(3)
-    with pytest.raises(ValueError, match="--overlap 9: give 0 to 8, half of a window"):
+    with pytest.raises(ValueError, match="overlap=9: give 0 to 8, half of a window"):
         header_of(source, overlap=9)
-    with pytest.raises(ValueError, match="--tile-overlap 4: is for --policy tile"):
+    with pytest.raises(ValueError, match="tile_overlap=4: is for policy='tile'"):
         header_of(source, tile_overlap=4)
 
 
@@ -125,7 +125,7 @@ def test_latents_that_are_not_finite_are_not_saved(write, tmp_path):
     broken = seeded_model()
     with torch.no_grad():
         broken.structure_encoder.moments.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="NaN or infinite values; use --dtype float32"):
+    with pytest.raises(ValueError, match="NaN or infinite values; use dtype=torch.float32"):
         encode_video(broken, write(3), tmp_path / "x.vidtwin")
     assert {path.name for path in tmp_path.iterdir()} == {"in.mp4"}
 

@@ -52,14 +52,14 @@ def test_each_half_has_its_own_precision(model, clips):
 
 
 def test_a_precision_far_from_float32_is_refused(model, clips):
-    with pytest.raises(ValueError, match="decoded in bfloat16 is .* dB from float32, below --check 79; use --dtype float32"):
+    with pytest.raises(ValueError, match="decoded in bfloat16 is .* dB from float32, below check_db=79; use dtype=torch.float32"):
         latents = model.encode(clips[:1])
         list(Engine(model, dtype=torch.bfloat16, check_db=79).decode(latents))
     engine = Engine(model, dtype=torch.bfloat16, check_db=0)
     list(engine.decode(latents))
     assert engine.notes == []
     for wrong in ({"check_db": -1.0}, {"batch": 0}):
-        with pytest.raises(ValueError, match="--check -1|--batch 0"):
+        with pytest.raises(ValueError, match="check_db=-1: |batch=0: "):
             Engine(model, **wrong)
 
 
@@ -85,7 +85,7 @@ def test_nan_weights_are_an_error(clips):
     model = seeded_model()
     with torch.no_grad():
         model.structure_encoder.moments.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="latents have NaN or infinite values; use --dtype float32, or other weights"):
+    with pytest.raises(ValueError, match="latents have NaN or infinite values; use dtype=torch.float32, or other weights"):
         Engine(model).encode(1, lambda index: clips[index])
 
 
@@ -114,7 +114,9 @@ def test_a_single_clip_too_large_is_an_error_that_says_so(model, clips, monkeypa
         raise MemoryError
 
     monkeypatch.setattr(type(model), "posterior", no_memory)
-    with pytest.raises(MemoryError, match="a clip of 16x32x32 does not fit in memory; use --dtype bfloat16, or smaller weights"):
+    with pytest.raises(
+        MemoryError, match="a clip of 16x32x32 does not fit in memory; use dtype=torch.bfloat16, or smaller weights"
+    ):
         Engine(model, batch=2).encode(2, lambda index: clips[index])
 
 

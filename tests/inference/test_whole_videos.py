@@ -159,7 +159,7 @@ def test_going_on_with_other_options_is_refused(model, write, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         reconstruct(model, source, out, progress=interrupt)
-    with pytest.raises(ValueError, match="--resume"):
+    with pytest.raises(ValueError, match="run without resume=True"):
         reconstruct(model, source, out, resume=True, policy="pad")
     reconstruct(model, source, out, policy="pad")  # anew
     assert length_of(out)[0] == 100

@@ -344,10 +344,10 @@ def test_verifying_finds_what_is_wrong(videos, model, plan, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "tile"}, "--policy tile: choose crop, squash, pad"),
-        ({"every": 0}, "--every 0: give at least 1 frame"),
-        ({"sample_fps": -1.0}, "--sample-fps -1: give a positive number"),
-        ({"stored": "float8"}, "--store float8: choose float16, float32, int8"),
+        ({"policy": "tile"}, "policy='tile': choose one of 'crop', 'squash', 'pad'"),
+        ({"every": 0}, "every=0: give at least 1 frame"),
+        ({"sample_fps": -1.0}, "sample_fps=-1: give a positive number"),
+        ({"stored": "float8"}, "stored='float8': choose one of 'float16', 'float32', 'int8'"),
     ],
 )
 def test_bad_plans_are_refused(plan, changes, message):

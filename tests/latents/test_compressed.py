@@ -170,7 +170,7 @@ def test_a_smaller_step_is_nearer_and_longer(tmp_path):
 
 def test_sigma_can_be_given(tmp_path):
     plain = write(tmp_path / "plain.vidtwin", header(), 40)
-    with pytest.raises(ValueError, match="plain.vidtwin: holds no log-variances .*; encode with --logvar, or give sigma"):
+    with pytest.raises(ValueError, match="plain.vidtwin: holds no log-variances .*; encode with logvar=True, or give sigma"):
         compress(plain, tmp_path / "x.vidtwin")
     assert not (tmp_path / "x.vidtwin").exists()
     sigma = [np.full(shape[1], 0.125) for shape in plain.header.shapes]
@@ -179,9 +179,9 @@ def test_sigma_can_be_given(tmp_path):
     assert all((tensor % 0.125 == 0).all() for tensor in LatentVideo.load(tmp_path / "x.vidtwin").latents.tensors)
     with pytest.raises(ValueError, match="plain.vidtwin: sigma of dynamics_x times step 1: expected 4 values above 0"):
         compress(plain, tmp_path / "x.vidtwin", sigma=[sigma[0], sigma[1][:2], sigma[2]])
-    with pytest.raises(ValueError, match="plain.vidtwin: window 0: values of .* steps; .* give a larger --step"):
+    with pytest.raises(ValueError, match="plain.vidtwin: window 0: values of .* steps; .* give a larger step"):
         compress(plain, tmp_path / "x.vidtwin", 1e-8, sigma=sigma)
-    with pytest.raises(ValueError, match="plain.vidtwin: values of .* steps; .* give a larger --step"):
+    with pytest.raises(ValueError, match="plain.vidtwin: values of .* steps; .* give a larger step"):
         compress(plain, tmp_path / "x.vidtwin", 1e-20, sigma=sigma)
     assert LatentVideo.load(tmp_path / "x.vidtwin").size == size  # what was there is untouched
 
@@ -395,6 +395,6 @@ def test_a_full_disk_is_one_line_and_leaves_the_growing_file(tmp_path, monkeypat
 
 def test_a_model_without_dynamics_is_refused_before_any_work(clip, tmp_path):
     model = seeded_model(replace(SMALL, dynamics_branch="none"))
-    with pytest.raises(ValueError, match=r"without Dynamics .* has no compressed latents; leave out --compress"):
+    with pytest.raises(ValueError, match=r"without Dynamics .* has no compressed latents; keep the plain form"):
         encode_video(model, clip, tmp_path / "x.vidtwin", step=1.0)
     assert list(tmp_path.iterdir()) == []

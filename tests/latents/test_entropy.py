@@ -139,7 +139,7 @@ def test_values_beyond_all_steps_are_refused():
     windows = posteriors(0.01, 1)
     coder = LatentCoder.fit(collected(windows), 1.0)
     windows[0].latents.structure[0, 0, 0, 0, 0] = 2e7
-    with pytest.raises(ValueError, match=f"values of 2e.09 steps; at most {MOST_STEPS} can be coded: give a larger --step"):
+    with pytest.raises(ValueError, match=f"values of 2e.09 steps; at most {MOST_STEPS} can be coded: give a larger step"):
         coder.encode(windows[0].latents)
 
 
@@ -245,7 +245,7 @@ def test_sigma_is_averaged_and_kl_summed():
     assert all(sigma == pytest.approx(0.2) for sigma in moments.sigma)
     kl = [Posterior(one.latents, one.logvar).kl() for one in windows]
     assert sum(moments.kl) == pytest.approx(float(sum(kl)) / math.log(2), rel=1e-5)
-    with pytest.raises(ValueError, match="no log-variances .*; encode with --logvar, or give sigma"):
+    with pytest.raises(ValueError, match="no log-variances .*; encode with logvar=True, or give sigma"):
         LatentCoder.fit(collected([replace(windows[0], logvar=None)]), 1.0)
 
 

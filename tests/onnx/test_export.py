@@ -134,9 +134,7 @@ def test_int8_is_near_and_says_how_near(int8, clip, tmp_path):
     assert min(facts["psnr"].values()) > 40
     assert min(clip_psnr(x, y) for x, y in zip((*decoded, *recoded), (*exact, *exact), strict=True)) > 40
     assert [note.split(" was ")[0] for note in engine.notes] == ["a clip encoded in onnx int8", "a clip decoded in onnx int8"]
-    with pytest.raises(
-        ValueError, match="was .* dB from float32 .*, below --check 90; export without --quantize, or lower --check"
-    ):
+    with pytest.raises(ValueError, match="was .* dB from float32 .*, below check_db=90; export in float32, or use a lower limit"):
         Engine(OnnxModel(folder), check_db=90)
 
 
@@ -279,7 +277,7 @@ def test_what_cannot_be_written_is_said_before_any_work(weights, tmp_path, model
     file.touch()
     with pytest.raises(NotADirectoryError, match="file: is a file; name a folder"):
         export_onnx(model, file)
-    with pytest.raises(ValueError, match="--quantize int4: choose int8"):
+    with pytest.raises(ValueError, match="quantize='int4': choose 'int8'"):
         export_onnx(model, tmp_path / "new", quantize="int4")
     assert main(["export", "--weights", str(tmp_path / "nothing"), "-o", str(tmp_path / "new")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -102,7 +102,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(recipe, tmp_path, c
         assert said.startswith("passed over: ")
         assert "step-00000006.pt" in said
     shutil.copy(newest, before)
-    with pytest.raises(ValueError, match="step-00000006.pt.* choose another --out, or delete .*checkpoints to start over"):
+    with pytest.raises(ValueError, match="step-00000006.pt.* choose another folder, or delete .*checkpoints to start over"):
         checkpoints.latest(run, recipe)
 
 
@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_written_leaves_the_one_before(recipe, tmp_path, 
 )
 def test_what_a_step_does_cannot_change_in_a_run(recipe, tmp_path, changes, message):
     checkpoints.save(tmp_path, recipe, 2, 0.0, 0, {})
-    with pytest.raises(ValueError, match=f"another recipe; choose another --out.*{message}") as caught:
+    with pytest.raises(ValueError, match=f"another recipe; choose another folder.*{message}") as caught:
         checkpoints.latest(tmp_path, replace(recipe, **changes))
     assert "\n" not in str(caught.value)
 

@@ -182,7 +182,7 @@ def test_classes_are_the_values_of_a_column(recipe):
     rows = LatentDataset(recipe.latents)
     assert class_names(rows, "label") == ["cat", "dog"]
     assert class_names(rows, None) == []
-    with pytest.raises(ValueError, match=r"no column 'kind' to take classes from; encode with --label, .* \(label: null\)"):
+    with pytest.raises(ValueError, match=r"no column 'kind' to take classes from; encode with label=True, .* \(label: null\)"):
         class_names(rows, "kind")
 
 

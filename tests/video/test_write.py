@@ -148,8 +148,8 @@ def test_odd_sides_are_padded_and_noted(tmp_path, blobs, size, stored, note):
     [
         ({"size": (0, 64)}, "h264 cannot hold frames of 64x0; resize them to sides of 1 to 16384"),
         ({"size": (48, 16_386)}, "frames of 16386x48; resize them to sides"),
-        ({"encoding": Encoding(crf=52)}, "--crf 52 is out of range; give 0"),
-        ({"encoding": Encoding(crf=-1)}, "--crf -1"),
+        ({"encoding": Encoding(crf=52)}, "crf=52: is out of range; give 0"),
+        ({"encoding": Encoding(crf=-1)}, "crf=-1: "),
         ({"fps": Fraction(0)}, "frame rate of 0"),
         ({"path": "out.avi"}, "ends in .mp4"),
         ({"clock": Fraction(0)}, "ticks of 0 seconds"),

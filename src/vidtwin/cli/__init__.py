@@ -16,6 +16,7 @@ from vidtwin.cli.datasets import check_data_command, encode_dataset_command
 from vidtwin.cli.demo import demo_command
 from vidtwin.cli.evaluating import analyze_command, evaluate_command
 from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
+from vidtwin.cli.messages import in_flags
 from vidtwin.cli.options import UsageError
 from vidtwin.cli.training import train_command
 from vidtwin.cli.videos import decode_command, encode_command, interpolate_command, reconstruct_command, swap_command
@@ -49,7 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"vidtwin {__version__}")
         return 0
-    warnings.showwarning = lambda message, *rest: print(f"vidtwin: warning: {message}", file=sys.stderr)
+    command = COMMANDS.get(next(iter(arguments), ""))
+
+    def said(message: object) -> str:
+        text = " ".join(str(message).split()) or type(message).__name__
+        return text if command is None else in_flags(text, command, arguments)
+
+    warnings.showwarning = lambda message, *rest: print(f"vidtwin: warning: {said(message)}", file=sys.stderr)
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -63,6 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         if os.environ.get("VIDTWIN_TRACEBACK"):  # for whoever looks for a fault of ours
             raise
-        print(f"vidtwin: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"vidtwin: error: {said(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0

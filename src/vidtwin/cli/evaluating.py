@@ -82,6 +82,10 @@ def evaluate_command(
         raise UsageError("--plot draws curves of rate and distortion: name codecs with --codecs")
     for path in filter(None, (out, plot)):
         check_output(path, Path(data))
+    if "pca" in controls and fit is None:
+        raise ValueError("the control pca learns from clips: give a folder of training videos with --fit")
+    if "grid" in controls and grid is None:
+        raise ValueError("the control grid is a model: give weights of one with a single latent with --grid")
     rules = PROTOCOLS[protocol] if protocol else Rules(sample_fps, tail, latents, seed)
     model = load_weights(weights, config)
     pca = None

@@ -75,7 +75,7 @@ def _key(clip: dict[str, Any]) -> tuple[str, int, str]:
 def read_result(path: Path) -> dict[str, Any]:
     """What `Result.to_dict` was written to a file. Raises FileNotFoundError or ValueError for another."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate VIDEOS -o FILE.json` writes one")
+        raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate` writes one")
     try:
         record: dict[str, Any] = json.loads(path.read_text(), object_hook=with_hash)
         if not all(_key(clip) for clip in record["clips"]) or not str(record["protocol"]["weights_hash"]):

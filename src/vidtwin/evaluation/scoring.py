@@ -196,17 +196,17 @@ class Scorer:
         self._pca = networks.pca if "pca" in rules.controls else None
         self._grid: VidTwin | None = None
         if "pca" in rules.controls and self._pca is None:
-            raise ValueError("the control pca learns from clips: give a folder of training videos with --fit")
+            raise ValueError("the control 'pca' learns from clips: give pca, which fit_patch_pca makes of training videos")
         if self._pca is not None and (self._pca.size != size or self._pca.values > values):
             raise ValueError(f"pca of {self._pca.values} values for clips of {self._pca.size}: must be at most {values} for {size}")
         if "grid" in rules.controls:
             if networks.grid is None:
-                raise ValueError("the control grid is a model: give weights of one with a single latent with --grid")
+                raise ValueError("the control 'grid' is a model: give grid, the weights of one with a single latent")
             self._grid = VidTwin.from_pretrained(networks.grid).eval().to(self.device, self.dtype)
             of = self._grid.config
             if of.clip_shape[1:] != size or of.latent_values > values:
                 raise ValueError(
-                    f"--grid {networks.grid}: {of.latent_values} values for clips of {of.clip_shape[1:]}; give weights with at "
+                    f"grid={networks.grid!r}: {of.latent_values} values for clips of {of.clip_shape[1:]}; give weights with at "
                     f"most {values} for {size}"
                 )
 

@@ -28,7 +28,7 @@ class Workers:
 
     def __init__(self, model: VidTwin, rules: Rules, networks: Networks, processes: int = 1):
         if processes < 1:
-            raise ValueError(f"--workers {processes}: give at least 1")
+            raise ValueError(f"workers={processes}: give at least 1")
         self._own = Scorer(model, rules, networks)  # also refuses, before any work, what cannot be
         self._processes, self._setting = processes, (rules, networks)
         self._pool: Pool | None = None

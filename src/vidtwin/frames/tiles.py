@@ -54,7 +54,7 @@ class Tiling:
         if max(H, W) > MAX_SIDE:
             raise ValueError(f"source size {W}x{H}: sides may be {MAX_SIDE} at most")
         if not 0 <= self.overlap <= min(h, w) // 2:
-            raise ValueError(f"--tile-overlap {self.overlap}: give 0 to {min(h, w) // 2}, half of the model's size")
+            raise ValueError(f"tile_overlap={self.overlap}: give 0 to {min(h, w) // 2}, half of the model's size")
 
     @staticmethod
     def plan(source: tuple[int, int], model: tuple[int, int], overlap: int | None = None) -> "Tiling":
@@ -133,7 +133,7 @@ def plan_fit(policy: str, source: tuple[int, int], model: tuple[int, int], overl
     if policy == POLICY:
         return Tiling.plan(source, model, overlap)
     if overlap is not None:
-        raise ValueError(f"--tile-overlap {overlap}: is for --policy tile; leave it out with {policy}")
+        raise ValueError(f"tile_overlap={overlap}: is for policy={POLICY!r}; leave it out with policy={policy!r}")
     return Geometry.plan(policy, source, model)
 
 

@@ -88,13 +88,13 @@ class Engine:
         compile: bool = False,
     ):
         if batch is not None and batch < 1:
-            raise ValueError(f"--batch {batch}: give at least 1 clip at a time")
+            raise ValueError(f"batch={batch}: give at least 1 clip at a time")
         if check_db < 0:
-            raise ValueError(f"--check {check_db:g}: give a PSNR in dB, or 0 for no check")
+            raise ValueError(f"check_db={check_db:g}: give a PSNR in dB, or 0 for no check")
         if isinstance(model, OnnxModel) and (encode_dtype or dtype):
-            raise ValueError("--dtype and --encode-dtype are not for an exported model; leave them out, or export it otherwise")
+            raise ValueError("dtype and encode_dtype are not for an exported model; leave them out, or export it otherwise")
         if isinstance(model, OnnxModel) and compile:
-            raise ValueError("--compile is not for an exported model; leave it out")
+            raise ValueError("compile=True: is not for an exported model; leave it out")
         self.device, own = model.device, model.dtype
         self.model, self.config = model, model.config
         free = free_memory(self.device)
@@ -162,7 +162,7 @@ class Engine:
                 if self.batch == 1:
                     w, h, f = self.config.width, self.config.height, self.config.frames
                     raise MemoryError(
-                        f"a clip of {f}x{h}x{w} does not fit in memory; use --dtype bfloat16, or smaller weights"
+                        f"a clip of {f}x{h}x{w} does not fit in memory; use dtype=torch.bfloat16, or smaller weights"
                     ) from None
                 self.batch = max(1, min(self.batch, stop - start) // 2)
                 self._say(f"memory ran out; from here on {self.batch} clips at a time")
@@ -178,7 +178,7 @@ class Engine:
             self._say(f"encoding in {name(self.plan.encode_dtype)} gave values that are not finite; computed again in float32")
             posterior = self._posterior(self._in_float32(), x)
         if not is_finite(posterior):
-            raise ValueError("latents have NaN or infinite values; use --dtype float32, or other weights")
+            raise ValueError("latents have NaN or infinite values; use dtype=torch.float32, or other weights")
         if not self._encode_checked and self._must_check(self.plan.encode_dtype):
             exact = self._posterior(self._in_float32(), x[:1]).mean
             self._compare(
@@ -193,7 +193,7 @@ class Engine:
             self._say(f"decoding in {name(self.plan.dtype)} gave values that are not finite; computed again in float32")
             clips = self._clips(self._in_float32(), latents, only)
         if not torch.isfinite(clips).all():
-            raise ValueError("latents decode to NaN or infinite values; use --dtype float32, or other weights")
+            raise ValueError("latents decode to NaN or infinite values; use dtype=torch.float32, or other weights")
         if not self._decode_checked and self._must_check(self.plan.dtype):
             self._compare("decoded", self.plan.dtype, clips[:1], self._clips(self._in_float32(), latents[:1], only))
         self._decode_checked = True
@@ -229,8 +229,8 @@ class Engine:
         decibels = clip_psnr(clips[0].clamp(-1, 1), exact[0].clamp(-1, 1))
         text = f"the first clip {done} in {name(dtype)} is {decibels:.1f} dB from float32"
         if decibels < self._check_db:
-            option = "--encode-dtype" if done == "encoded" else "--dtype"
-            raise ValueError(f"{text}, below --check {self._check_db:g}; use {option} float32, or a lower --check")
+            option = "encode_dtype" if done == "encoded" else "dtype"
+            raise ValueError(f"{text}, below check_db={self._check_db:g}; use {option}=torch.float32, or a lower limit")
         self.notes.append(text)
 
     def _say(self, text: str) -> None:

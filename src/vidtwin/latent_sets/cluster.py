@@ -63,7 +63,7 @@ class Cluster:
     def _encode(self, ray: Any, setup: Setup, items: Sequence[Item]) -> Iterator[Entry]:
         gpus = (1.0 if setup.plan.device == "cuda" else 0.0) if self.gpus is None else self.gpus
         if setup.plan.device == "cuda" and not gpus > 0:
-            raise ValueError(f"--gpus {gpus:g}: workers with --device cuda need a GPU, or a part of one")
+            raise ValueError(f"gpus={gpus:g}: workers with device='cuda' need a GPU, or a part of one")
         total = ray.cluster_resources()
         workers = self.workers or max(1, int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)))
         size = max(1, min(CHUNK, len(items) // (4 * workers)))

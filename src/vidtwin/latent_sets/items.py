@@ -66,7 +66,7 @@ def list_items(source: str, label: bool = False, root: Path | None = None) -> li
         OSError, ValueError: as `recordings`; a scheme that is not known, or whose package is not installed; two items with one key.
     """
     if root is not None and (is_url(source) or not source.lower().endswith((".csv", ".txt"))):
-        raise ValueError(f"--root {root}: is for lists (.csv, .txt) of this machine; {source} is none; leave it out")
+        raise ValueError(f"root={str(root)!r}: is for lists (.csv, .txt) of this machine; {source} is none; leave it out")
     items = _remote(source) if is_url(source) else list(_local(Path(source), root))
     if label:
         items = [replace(item, columns=(*item.columns, ("label", _folder(item)))) for item in items]

@@ -106,7 +106,7 @@ def encode_dataset(
     if odd := next((item for item in items.values() if [name for name, _ in item.columns] != names), None):
         raise ValueError(f"{odd.key}: has the columns {[name for name, _ in odd.columns]}, others {names}; give all the same")
     if scratch is not None and not scratch.is_dir():
-        raise FileNotFoundError(f"--scratch {scratch}: no such folder; create it, or leave it out")
+        raise FileNotFoundError(f"scratch={str(scratch)!r}: no such folder; create it, or leave it out")
     with Store(out, plan, columns) as store:
         if scratch is not None:
             store.copies = scratch.absolute() / f"vidtwin-{hashlib.sha256(str(Path(out).absolute()).encode()).hexdigest()[:12]}"
@@ -275,7 +275,7 @@ def verify_dataset(
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{folder}: was encoded on a GPU; verify it where there is one")
     if plan.weights.hash != (given := Identity.of(model)).hash:
-        raise ValueError(f"{folder}: was encoded with weights {plan.weights}, not {given.hash[:12]}; give those with --weights")
+        raise ValueError(f"{folder}: was encoded with weights {plan.weights}, not {given.hash[:12]}; use a model with those")
     engine = Engine(model.to(plan.device), encode_dtype=getattr(torch, plan.dtype), batch=plan.batch)
     before, again = torch.get_num_threads(), 0
     part: Path | None = None

@@ -119,7 +119,7 @@ def _run(setup: Setup, chunks: deque[list[Item]], processes: int, lost: list[Ite
                         lost += items
                 if not ready.value:
                     raise RuntimeError(
-                        "the processes that encode end before they begin; free some memory, or use fewer --processes (in a script, "
+                        "the processes that encode end before they begin; free some memory, or use fewer processes (in a script, "
                         'keep what starts it under `if __name__ == "__main__":`)'
                     )
                 return

@@ -54,17 +54,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
-            raise ValueError(f"--policy {self.policy}: choose {', '.join(POLICIES)}; tiles of a frame are not kept in data sets")
+            raise ValueError(
+                f"policy={self.policy!r}: choose one of {', '.join(map(repr, POLICIES))}; tiles of frames are not kept in data sets"
+            )
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
-            raise ValueError(f"--sample-fps {self.sample_fps:g}: give a positive number of frames per second, or leave it out")
-        for option, number in (("threads", self.threads), ("batch", self.batch)):
+            raise ValueError(f"sample_fps={self.sample_fps:g}: give a positive number of frames per second, or leave it out")
+        for name, number in (("threads", self.threads), ("batch", self.batch)):
             if number < 1:
-                raise ValueError(f"--{option} {number}: give at least 1")
+                raise ValueError(f"{name}={number}: give at least 1")
         if self.every is not None and self.every < 1:
-            raise ValueError(f"--every {self.every}: give at least 1 frame from a window to the next")
-        for option, value, choices in (("anchor", self.anchor, get_args(Anchor)), ("store", self.stored, get_args(Stored))):
+            raise ValueError(f"every={self.every}: give at least 1 frame from a window to the next")
+        for name, value, choices in (("anchor", self.anchor, get_args(Anchor)), ("stored", self.stored, get_args(Stored))):
             if value not in choices:
-                raise ValueError(f"--{option} {value}: choose {', '.join(choices)}")
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
 
     def step(self, fps: Fraction) -> int:
         """Frames of a recording from one of a window to the next."""

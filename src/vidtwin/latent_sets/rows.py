@@ -134,7 +134,7 @@ def pack(values: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray | None
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
         if not np.isfinite(half).all():
-            raise ValueError(f"latents of up to {np.abs(values).max():.3g} do not fit float16; use --store float32")
+            raise ValueError(f"latents of up to {np.abs(values).max():.3g} do not fit float16; use stored='float32'")
         return half, None
     flat = values.reshape(*values.shape[:2], -1)
     step = np.maximum(np.abs(flat).max(2) / np.float32(LEVELS), np.float32(1e-30)).astype(np.float32)

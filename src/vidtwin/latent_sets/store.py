@@ -245,7 +245,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder}: is not finished; run the same vidtwin encode-dataset again"
             if begun
-            else f"{folder}: is no data set of latents; make one with vidtwin encode-dataset VIDEOS -o {folder}"
+            else f"{folder}: is no data set of latents; make one with vidtwin encode-dataset"
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())

@@ -79,7 +79,7 @@ class Moments:
     def sigma(self) -> tuple[np.ndarray, ...]:
         """The posterior's standard deviation, averaged: float32 (C,) of each latent. Raises ValueError without log-variances."""
         if not self._kl:
-            raise ValueError("holds no log-variances to take the quantiser's sigma from; encode with --logvar, or give sigma")
+            raise ValueError("holds no log-variances to take the quantiser's sigma from; encode with logvar=True, or give sigma")
         return tuple((sums[:, 8] / (sums[:, 0] + sums[:, 1])).astype(np.float32) for sums in self._sums)
 
     def gaussians(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
@@ -246,18 +246,18 @@ class LatentCoder:
 def check_step(step: float) -> None:
     """Raise a ValueError for a step that cannot be."""
     if not 0 < step < math.inf:
-        raise ValueError(f"--step {step:g}: give a number above 0, in units of the posterior's sigma")
+        raise ValueError(f"step={step:g}: give a number above 0, in units of the posterior's sigma")
 
 
 def check_channels(config: VidTwinConfig) -> None:
     """Raise a ValueError for a model one of whose latents has no values to code."""
     if not all(map(prod, config.latent_shapes)):
-        raise ValueError("a model without Dynamics (dynamics_branch: none) has no compressed latents; leave out --compress")
+        raise ValueError("a model without Dynamics (dynamics_branch: none) has no compressed latents; keep the plain form")
 
 
 def _check_reach(q: np.ndarray) -> None:
     if not (np.abs(q) < MOST_STEPS).all():
-        raise ValueError(f"values of {np.abs(q).max():.3g} steps; at most {MOST_STEPS} can be coded: give a larger --step")
+        raise ValueError(f"values of {np.abs(q).max():.3g} steps; at most {MOST_STEPS} can be coded: give a larger step")
 
 
 def _positive(values: np.ndarray) -> bool:

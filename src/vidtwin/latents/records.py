@@ -148,7 +148,7 @@ class RecordWriter:
         if other:
             raise ValueError(
                 f"{self.path}: was begun with another {in_line(', '.join(sorted(other)))}; "
-                "repeat the options that it was begun with, or leave --resume out to begin anew"
+                "repeat what it was begun with, or run without resume=True to begin anew"
             )
         self.count = found.bind(self.dtype)
         self._file.truncate(found.end)

@@ -76,7 +76,7 @@ class Header:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap <= self.config.frames // 2:
-            raise ValueError(f"--overlap {self.overlap}: give 0 to {self.config.frames // 2}, half of a window of the model")
+            raise ValueError(f"overlap={self.overlap}: give 0 to {self.config.frames // 2}, half of a window of the model")
         if self.fps <= 0 or self.clock <= 0 or self.pixel_aspect <= 0:
             raise ValueError(f"fps {self.fps}, clock {self.clock} and pixel aspect {self.pixel_aspect} must be above 0")
         if self.geometry.model != (self.config.height, self.config.width):
@@ -106,7 +106,7 @@ class Header:
         if weights.hash != self.weights.hash:
             raise ValueError(
                 f"latents of {self.source} were encoded with weights {self.weights}, not with {weights}; "
-                "give the former with --weights"
+                "use a model with the former weights"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -153,9 +153,7 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     shapes |= {name: expected[name] for name in TABLES if name not in shapes}
     if shapes != expected:
         if fitting := next((name for name, other in released_presets().items() if released_shapes(other) == shapes), None):
-            raise ValueError(
-                f"{path}: holds the preset {fitting!r}; give config={fitting!r}, or --config {fitting} on the command line"
-            )
+            raise ValueError(f"{path}: holds the preset {fitting!r}; give config={fitting!r}")
         remedy = "try a VidTwinConfig of the sizes in the file (`vidtwin info` prints them)"
         refuse_differences(expected, shapes, str(path), remedy)
     tables = position_tables(config)

@@ -128,7 +128,7 @@ def export_onnx(
         FileExistsError: the folder holds a checkpoint. OSError: it cannot be written.
     """
     if quantize not in (None, "int8"):
-        raise ValueError(f"--quantize {quantize}: choose int8, or leave it out for float32")
+        raise ValueError(f"quantize={quantize!r}: choose 'int8', or leave it out for float32")
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ValueError(f"exporting needs the package {missing[0]}: pip install 'vidtwin[export]'")

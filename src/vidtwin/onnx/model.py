@@ -70,7 +70,7 @@ class Exported:
         """
         path = folder / CONFIG_FILE
         if not is_exported(folder):
-            raise FileNotFoundError(f"{folder}: holds no exported model; make one with `vidtwin export --weights ... -o FOLDER`")
+            raise FileNotFoundError(f"{folder}: holds no exported model; make one with `vidtwin export`")
         try:
             fields = json.loads(path.read_text())
             facts = fields.pop(KEY)
@@ -140,7 +140,7 @@ class OnnxModel:
         for done, psnr in (("encoded", self.exported.encoder), ("decoded", self.exported.decoder)):
             text = f"a clip {done} in {self.runtime} was {psnr:.1f} dB from float32 when it was exported"
             if psnr < decibels:
-                raise ValueError(f"{text}, below --check {decibels:g}; export without --quantize, or lower --check")
+                raise ValueError(f"{text}, below check_db={decibels:g}; export in float32, or use a lower limit")
             lines.append(text)
         return lines
 

@@ -78,7 +78,7 @@ def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
             reasons.append(str(error))
     else:
         if paths:
-            raise ValueError(f"{reasons[0]}; choose another --out, or delete {out / FOLDER} to start over")
+            raise ValueError(f"{reasons[0]}; choose another folder, or delete {out / FOLDER} to start over")
         return None
     for reason in reasons:
         tqdm.write(f"passed over: {reason}")
@@ -86,9 +86,9 @@ def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
     changed = [key for key in now if key not in recipe.RESUMABLE and before.get(key) != now[key]]
     if changed:
         shown = shorten([f"{k}: {before.get(k)!r}, now {now[k]!r}" for k in changed], 3)
-        raise ValueError(f"{out}: holds a run with another recipe; choose another --out, or restore the recipe ({shown})")
+        raise ValueError(f"{out}: holds a run with another recipe; choose another folder, or restore the recipe ({shown})")
     if content["step"] > recipe.steps:
         raise ValueError(
-            f"{out}: holds a run of {content['step']} steps, more than steps={recipe.steps}; raise steps or choose another --out"
+            f"{out}: holds a run of {content['step']} steps, more than steps={recipe.steps}; raise steps or choose another folder"
         )
     return content

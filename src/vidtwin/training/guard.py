@@ -45,8 +45,8 @@ class Guard:
         self.skipped, self.row = self.skipped + 1, self.row + 1
         if self.row >= self.limit:
             raise FloatingPointError(
-                f"step {step + 1}: {name} is not finite, for {self.row} steps in a row; they were skipped, and the last "
-                "checkpoint is as it was: look at the data, or start again in another --out with a lower learning_rate or clip_norm"
+                f"step {step + 1}: {name} is not finite, for {self.row} steps in a row; they were skipped, and the last checkpoint "
+                "is as it was: look at the data, or start again in another folder with a lower learning_rate or clip_norm"
             )
         return name
 

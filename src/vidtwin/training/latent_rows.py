@@ -67,7 +67,7 @@ def class_names(rows: LatentDataset, label: str | None) -> list[str]:
         return []
     if label not in rows.names:
         raise ValueError(
-            f"{rows.folder}: no column {label!r} to take classes from; encode with --label, give a list with such a column, "
+            f"{rows.folder}: no column {label!r} to take classes from; encode with label=True, give a list with such a column, "
             "or train without classes (label: null)"
         )
     return sorted({str(value) for value in rows.column(label)})
@@ -133,7 +133,7 @@ class TrainingRows(Dataset[Examples]):
         if (before < 0).all():
             raise ValueError(
                 f"{self.rows.folder}: has no windows that follow one another, which previous: true learns from; "
-                "encode longer videos, without --every"
+                "encode longer videos, one window after another"
             )
         return before
 

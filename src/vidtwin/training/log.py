@@ -91,7 +91,7 @@ class RunLog:
             try:
                 import wandb as package
             except ImportError:
-                raise ValueError(f"--wandb {wandb}: the package is not installed; pip install wandb, or leave it out") from None
+                raise ValueError(f"wandb={wandb!r}: the package is not installed; pip install wandb, or leave it out") from None
             self.run = package.init(
                 project=wandb,
                 name=out.name,

@@ -120,11 +120,11 @@ class Encoding:
         Raises ValueError for a codec or a suffix that is unknown, or that cannot hold one another.
         """
         if self.codec not in CODECS:
-            raise ValueError(f"--codec {self.codec}: is not one of {', '.join(CODECS)}; choose one")
+            raise ValueError(f"codec={self.codec!r}: is not one of {', '.join(CODECS)}; choose one")
         if is_picture_sequence(path):
             if self.codec not in ("auto", PNG):
                 raise ValueError(
-                    f"--codec {self.codec}: {path} is a folder of pictures; name a file such as out.mkv, or leave it out"
+                    f"codec={self.codec!r}: {path} is a folder of pictures; name a file such as out.mkv, or leave it out"
                 )
             return PNG
         suffix = Path(path).suffix.lower()
@@ -135,11 +135,11 @@ class Encoding:
                 f"{path}: videos are written as {', '.join(CONTAINERS)}, pictures into a folder; choose a name that ends in .mp4"
             )
         if self.codec == PNG:
-            raise ValueError(f"--codec png: {path} is one file; name a folder, or a pattern such as %05d.png")
+            raise ValueError(f"codec={PNG!r}: {path} is one file; name a folder, or a pattern such as %05d.png")
         codec = ("vp9" if suffix == ".webm" else "h264") if self.codec == "auto" else self.codec
         if suffix not in (suffixes := _CODECS[codec].suffixes):
             others = " or ".join(name for name in _CODECS if suffix in _CODECS[name].suffixes)
-            raise ValueError(f"--codec {codec}: {path} cannot hold it; choose {others}, or a name that ends in {suffixes[0]}")
+            raise ValueError(f"codec={codec!r}: {path} cannot hold it; choose {others}, or a name that ends in {suffixes[0]}")
         return codec
 
     def settings(self, path: str | os.PathLike[str]) -> Settings:
@@ -170,20 +170,20 @@ class Encoding:
         if min(height, width) < smallest or height > tallest or width > widest:
             remedy = f"resize them to sides of {smallest} to {min(tallest, widest)}"
             if 0 < min(height, width) < smallest:
-                remedy += ", or choose --codec h264"
+                remedy += ", or choose codec='h264'"
             raise ValueError(f"{path}: {name} cannot hold frames of {width}x{height}; {remedy}")
 
     def _check_quality(self, name: str) -> None:
         always_lossless = name == PNG or _CODECS[name].lossy is None
         if self.crf is not None and (self.lossless or always_lossless):
-            lossless = "--lossless" if self.lossless else name
-            raise ValueError(f"--crf {self.crf}: {lossless} keeps every pixel, there is no quality to choose; leave --crf out")
+            lossless = "lossless=True" if self.lossless else name
+            raise ValueError(f"crf={self.crf}: {lossless} keeps every pixel, there is no quality to choose; leave crf out")
         if self.lossless and not always_lossless and _CODECS[name].lossless is None:
-            raise ValueError(f"--lossless: {name} is not written without loss; choose --codec ffv1, or leave it out")
+            raise ValueError(f"lossless=True: {name} is not written without loss; choose codec='ffv1', or leave it out")
         if self.crf is not None:
             best, _, worst = _CODECS[name].crf
             if not best <= self.crf <= worst:
-                raise ValueError(f"--crf {self.crf} is out of range; give {best} (best) to {worst} (worst) for {name}")
+                raise ValueError(f"crf={self.crf}: is out of range; give {best} (best) to {worst} (worst) for {name}")
 
 
 def is_picture_sequence(path: str | os.PathLike[str]) -> bool:

@@ -292,7 +292,7 @@ def _clear_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason, remedy = "the disk is full", "free some space or choose another output"
         elif error.errno == errno.EFBIG:
-            reason, remedy = "the file is too large for its disk or its limit", "choose another output or a higher --crf"
+            reason, remedy = "the file is too large for its disk or its limit", "choose another output or a higher crf"
         else:
             reason, remedy = f"writing failed ({error.strerror})", "check the folder or choose another output"
         raise OSError(f"{path}: {reason}; {remedy}") from error
