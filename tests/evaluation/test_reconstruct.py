@@ -288,7 +288,7 @@ def test_controls_that_have_learned(model, folder, tmp_path):
     large = dataclasses.replace(model.config, structure_channels=8)
     VidTwin(large).save_pretrained(tmp_path / "large")
     with pytest.raises(
-        ValueError, match=rf"large: {large.latent_values} values for clips of .*at most {model.config.latent_values}"
+        ValueError, match=rf"large': {large.latent_values} values for clips of .*at most {model.config.latent_values}"
     ):
         evaluate(model, _videos(folder), controls=("grid",), networks=Networks(grid=str(tmp_path / "large")))
 
