@@ -47,7 +47,7 @@ def lightning_file(released_tensors, tmp_path) -> Path:
 
 @pytest.mark.parametrize("case", ["tiny", "tiny_q4", "tiny_crop", "released"])
 def test_the_layout_is_microsofts(case):
-    layout = json.loads((Path(__file__).parent / "golden" / "released_layout.json").read_text())[case]
+    layout = json.loads((Path(__file__).parents[1] / "golden" / "released_layout.json").read_text())[case]
     assert released_shapes(CONFIGS[case]) == {name: tuple(shape) for name, (shape, _) in layout.items()}
     if case == "released":
         assert len(layout) == 587

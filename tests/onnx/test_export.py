@@ -89,7 +89,7 @@ def test_the_files_alone_are_the_model_for_any_batch(exported, batch):
 def test_nothing_of_this_machine_is_in_the_files(exported):
     for file in exported[1].iterdir():
         content = file.read_bytes()
-        assert str(Path(__file__).parents[1]).encode() not in content
+        assert str(Path(__file__).parents[2]).encode() not in content
         assert str(Path(torch.__file__).parent).encode() not in content
 
 

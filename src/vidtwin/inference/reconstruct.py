@@ -305,9 +305,9 @@ def interpolate(a: LatentStream, b: LatentStream, steps: int, part: str = "both"
         ValueError: steps < 2, an unknown part, or videos that do not go together, as in `swap`.
     """
     if steps < 2:
-        raise ValueError(f"--steps {steps}: give at least 2, the two videos themselves")
+        raise ValueError(f"steps={steps}: give at least 2, the two videos themselves")
     if part not in ("both", *PARTS):
-        raise ValueError(f"--part {part}: choose both, structure or dynamics")
+        raise ValueError(f"part={part!r}: choose 'both', 'structure' or 'dynamics'")
 
     def mix(weight: float, pair: tuple[Window, Window]) -> Window:
         first, second = pair
