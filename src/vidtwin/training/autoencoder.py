@@ -18,6 +18,7 @@ from vidtwin.losses.objective import bits
 from vidtwin.metrics import clip_psnr
 from vidtwin.model.vidtwin import Part, VidTwin
 from vidtwin.training import checkpoints
+from vidtwin.training.autoencoder_state import AutoencoderState
 from vidtwin.training.centring import CENTRED_ON
 from vidtwin.training.coefficients import CoefficientBatch, CoefficientClips, cache_coefficients, collate_coefficients
 from vidtwin.training.compact import CompactTwin
@@ -29,7 +30,6 @@ from vidtwin.training.loop import MODEL, Task, train_steps
 from vidtwin.training.optimization import make_accelerator
 from vidtwin.training.patches import block_side, fit_basis, to_patches
 from vidtwin.training.recipe import Recipe
-from vidtwin.training.run import Run
 from vidtwin.training.schedule import noise_generator
 
 BEST, FAILURES, COEFFICIENTS = "best", "failures.jsonl", "coefficients"
@@ -80,7 +80,7 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
 
     before = checkpoints.latest(out, recipe)
     torch.manual_seed(recipe.seed)
-    run = Run(recipe, network(recipe, clips, not (progress and first), before is not None), accelerator)
+    run = AutoencoderState(recipe, network(recipe, clips, not (progress and first), before is not None), accelerator)
     if before is not None:
         if any(before["recipe"][key] != recipe.to_dict()[key] for key in ("validation_videos", "validation_clips")):
             before["best"] = -math.inf
@@ -101,8 +101,8 @@ class AutoencoderTask(Task):
 
     shown = ("l1", "psnr", "kl")
 
-    def __init__(self, run: Run, checks: Tensor, failures: FailureList, out: Path):
-        self.run: Run = run
+    def __init__(self, run: AutoencoderState, checks: Tensor, failures: FailureList, out: Path):
+        self.run: AutoencoderState = run
         self.checks, self.failures, self.out = checks, failures, out
 
     def backward(self, batch: Batch | CoefficientBatch, step: int) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ class AutoencoderTask(Task):
         return {"data": data} | losses
 
     def record(self, means: dict[str, float], step: int) -> dict[str, float]:
-        """Mean losses, with PSNR (dB, of the mean squared error) and bits per latent value; `Run.facts`."""
+        """Mean losses, with PSNR (dB, of the mean squared error) and bits per latent value; `AutoencoderState.facts`."""
         if "l2" in means:  # else all steps were skipped
             means.pop("data")
             means["psnr"] = -10 * math.log10(means["l2"] / 4 + 1e-8)

@@ -25,7 +25,7 @@ from vidtwin.training.recipe import Recipe
 from vidtwin.training.schedule import learning_rate
 
 
-class Run(Optimization):
+class AutoencoderState(Optimization):
     """Model, discriminator, optimizers and running means of a recipe.
 
     Attributes:
@@ -201,9 +201,13 @@ class Run(Optimization):
 
     def _parts(self) -> dict[str, Any]:
         """What has a state besides the network, by its name in `state`."""
-        owners = {"optimizer_logvar": self.optimizers.get("logvar"), "discriminator": self.critic, "lecam": self.lecam}
-        owners["optimizer_discriminator"] = self.optimizers.get("discriminator")
-        return {name: owner for name, owner in owners.items() if owner is not None}
+        parts = {
+            "optimizer_logvar": self.optimizers.get("logvar"),
+            "discriminator": self.critic,
+            "optimizer_discriminator": self.optimizers.get("discriminator"),
+            "lecam": self.lecam,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _shard(twin: VidTwin, device: torch.device, processes: int) -> None:
