@@ -85,7 +85,7 @@ class GeneratorTask(Task):
         self.recipe, self.run, self.pipeline, self.checks = recipe, run, pipeline, checks
 
     def backward(self, batch: Examples, step: int) -> dict[str, Tensor]:
-        """`diffusion_loss` of examples."""
+        """The losses of examples, and their gradients."""
         accelerator = self.run.accelerator
         with accelerator.autocast():
             losses = self.losses(self.run.model, batch)

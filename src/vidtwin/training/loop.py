@@ -42,11 +42,11 @@ class Task(ABC):
 
     @abstractmethod
     def record(self, means: dict[str, float], step: int) -> dict[str, float]:
-        """What the log says after a step, by means of the scalars and gradient norms of the steps since the last record."""
+        """What the log says after `step` steps, from means of the scalars and gradient norms since the last record."""
 
     @abstractmethod
     def validate(self, step: int, log: RunLog | None) -> dict[str, float]:
-        """What is added to the record, of the weights to use; `log`, of the main process, takes videos."""
+        """What is added to the record, found with the weights to use; `log`, None but on the main process, takes videos."""
 
     def sample(self, step: int, log: RunLog) -> None:  # noqa: B027 (not every kind draws samples)
         """Log a video of samples, if one is due."""
