@@ -24,7 +24,8 @@ from vidtwin.evaluation.reconstruct import evaluate
 from vidtwin.files import atomic_output, check_writable
 from vidtwin.model.ablations import ablations
 from vidtwin.model.config import PRESETS
-from vidtwin.training.autoencoder import LOG, train
+from vidtwin.training.autoencoder import train
+from vidtwin.training.log import LOG
 from vidtwin.training.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]

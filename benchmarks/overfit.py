@@ -16,7 +16,8 @@ from vidtwin import preset
 from vidtwin.cli.options import SAMPLE
 from vidtwin.frames.clips import Geometry, from_clip, to_clip
 from vidtwin.losses.objective import LossWeights
-from vidtwin.training.autoencoder import LOG, train
+from vidtwin.training.autoencoder import train
+from vidtwin.training.log import LOG
 from vidtwin.training.recipe import Recipe
 from vidtwin.video.read.reader import read_clip
 from vidtwin.video.write.encoding import Encoding

@@ -18,7 +18,8 @@ from typing import Any
 from benchmarks.setting import RESULTS, setting, write_results
 from vidtwin.files import write_json
 from vidtwin.losses.objective import LossWeights
-from vidtwin.training.autoencoder import LOG, train
+from vidtwin.training.autoencoder import train
+from vidtwin.training.log import LOG
 from vidtwin.training.recipe import Recipe, read_recipe
 
 RECIPE = "recipes/tiny.yaml"

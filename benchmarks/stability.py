@@ -21,7 +21,9 @@ from benchmarks.setting import setting, write_results
 from vidtwin import VidTwinConfig
 from vidtwin.losses.lpips import LPIPS
 from vidtwin.losses.objective import LossWeights
-from vidtwin.training.autoencoder import LOG, MODEL, train
+from vidtwin.training.autoencoder import train
+from vidtwin.training.log import LOG
+from vidtwin.training.loop import MODEL
 from vidtwin.training.recipe import DiscriminatorRecipe, Recipe
 
 CONFIG = VidTwinConfig(

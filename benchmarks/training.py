@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.setting import setting, write_results
-from vidtwin.training.autoencoder import LOG, train
+from vidtwin.training.autoencoder import train
+from vidtwin.training.log import LOG
 from vidtwin.training.recipe import DiscriminatorRecipe, Recipe
 
 

@@ -14,8 +14,7 @@ from vidtwin.cli import main
 from vidtwin.losses import objective
 from vidtwin.losses.lpips import LPIPS
 from vidtwin.model.checkpoint import read_pickle
-from vidtwin.training import autoencoder, checkpoints
-from vidtwin.training import run as run_module
+from vidtwin.training import autoencoder, autoencoder_state, checkpoints
 from vidtwin.training.autoencoder import train
 from vidtwin.training.guard import Guard
 from vidtwin.training.optimization import make_accelerator
@@ -64,14 +63,14 @@ def nan_in_the_discriminators_loss(monkeypatch, last):
 
 
 def nan_in_a_gradient_of_the_discriminator(monkeypatch, last):
-    critic, now = run_module.PatchGAN, from_call(BAD - 2, last - 2)
+    critic, now = autoencoder_state.PatchGAN, from_call(BAD - 2, last - 2)
 
     def hooked(*arguments):
         module = critic(*arguments)
         module.main[2].weight.register_hook(lambda gradient: gradient * (math.nan if now() else 1.0))
         return module
 
-    monkeypatch.setattr(run_module, "PatchGAN", hooked)
+    monkeypatch.setattr(autoencoder_state, "PatchGAN", hooked)
 
 
 FAULTS = [

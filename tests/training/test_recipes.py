@@ -12,9 +12,9 @@ from tests.conftest import seeded_model
 from vidtwin import VidTwinConfig, preset
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.ablations import ablations
+from vidtwin.training.autoencoder_state import AutoencoderState
 from vidtwin.training.optimization import make_accelerator
 from vidtwin.training.recipe import DiscriminatorRecipe, Recipe, read_recipe
-from vidtwin.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "recipes").iterdir() if not path.stem.startswith("generator-"))
@@ -135,8 +135,8 @@ def test_the_page_names_recipes_and_tests_that_exist():
 
 
 @pytest.fixture
-def run(everything) -> Run:
-    return Run(everything, seeded_model(), make_accelerator(everything, "cpu"))
+def run(everything) -> AutoencoderState:
+    return AutoencoderState(everything, seeded_model(), make_accelerator(everything, "cpu"))
 
 
 def norm(module: torch.nn.Module) -> float:

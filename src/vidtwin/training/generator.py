@@ -1,20 +1,13 @@
-"""The training loop of a generator (paper Sec. 3.5, D.3), on one process or many."""
+"""Training of a generator (paper Sec. 3.5, D.3), on one process or many."""
 
-import math
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from vidtwin.files import atomic_output
 from vidtwin.frames.panels import side_by_side
 from vidtwin.generation.diffusion import add_noise, diffusion_loss
 from vidtwin.generation.dit import DiT
@@ -23,13 +16,11 @@ from vidtwin.latent_sets.dataset import LatentDataset
 from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.loading import load_weights
 from vidtwin.training import checkpoints
-from vidtwin.training.autoencoder import MODEL, RECIPE, deaf
 from vidtwin.training.generator_recipe import GeneratorRecipe
-from vidtwin.training.guard import Guard, StopRequest
 from vidtwin.training.latent_rows import Examples, TrainingRows, class_names, collate
-from vidtwin.training.log import Clock, Means, RunLog
+from vidtwin.training.log import Means, RunLog
+from vidtwin.training.loop import MODEL, Task, train_steps
 from vidtwin.training.optimization import Optimization, averaging, make_accelerator
-from vidtwin.training.schedule import StepBatches, seed_step
 
 SHOWN = 8  # classes of which samples are shown
 
@@ -51,7 +42,6 @@ def train_generator(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(recipe, device)
-    rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     data = LatentDataset(recipe.latents)
     classes = class_names(data, recipe.label)
     autoencoder = load_weights(recipe.autoencoder, data.plan.config)
@@ -67,7 +57,6 @@ def train_generator(
         if (other := checks.rows.plan.weights.hash) != data.plan.weights.hash:
             raise ValueError(f"validation_latents: {recipe.validation_latents} are of other weights ({other[:12]}); encode again")
 
-    guard, step = Guard(recipe.max_skipped), 0
     before = checkpoints.latest(out, recipe)
     torch.manual_seed(recipe.seed)
     network = DiT(config).to(accelerator.device)
@@ -76,15 +65,6 @@ def train_generator(
         for block in network.blocks:
             block.compile()
     run = Optimization(recipe, network, averaging(network, accelerator), accelerator)
-    if before is not None:
-        run.load(before["run"])
-        step, guard.skipped = before["step"], before["skipped"]
-        del before
-    numbers = StepBatches(step, recipe.steps, recipe.batch_size, processes, rank, recipe.accumulate)
-    pinned = accelerator.device.type == "cuda"
-    loader = DataLoader(
-        examples, batch_sampler=numbers, collate_fn=collate, num_workers=recipe.workers, pin_memory=pinned, worker_init_fn=deaf
-    )
     pipeline = VidTwinPipeline(
         autoencoder.to(accelerator.device),
         network,
@@ -94,145 +74,81 @@ def train_generator(
         frames_per_second(data),
         recipe.separate_levels,
     )
-    log = RunLog(out, step, recipe.to_dict(), wandb) if first else None
-    if first:
-        checkpoints.clear(out)
-        with atomic_output(out / RECIPE) as partial:
-            partial.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
-
-    means, clock = Means(), Clock()
-    bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (progress and first))
-    try:
-        with StopRequest().listening() as stop:
-            batches = iter(loader)
-            while step < recipe.steps:
-                values = gradients(run, recipe, batches, step, clock, stop)
-                stopping = values.pop("stop") > 0
-                bad = guard.passes(run.judged(values), run.clipped(step), step)
-                if bad is None:
-                    run.update(step, values)
-                    means.add(values)
-                else:
-                    run.skip()
-                    if first:
-                        tqdm.write(f"step {step + 1} skipped: {bad} is not finite")
-                step += 1
-                bar.update()
-
-                with clock("log"):
-                    last = step == recipe.steps
-                    if step % recipe.log_every == 0 or last:
-                        record = means.take() | {"learning_rate": run.rate("model", step - 1), "skipped_steps": guard.skipped}
-                        if checks is not None and (step % recipe.validate_every < recipe.log_every or last):
-                            record |= validate(run, recipe, checks)
-                        record |= clock.take(recipe.batch_size)
-                        if log is not None:
-                            log.write(step, record)
-                        bar.set_postfix(
-                            {name: f"{record[name]:.4g}" for name in ("structure_mse", "dynamics_mse") if name in record}
-                        )
-                    if log is not None and recipe.sample_every is not None and (step % recipe.sample_every == 0 or last):
-                        with run.weights_in_place():
-                            log.video(step, samples(pipeline), round(pipeline.fps))
-                    if step % recipe.checkpoint_every == 0 or last or stopping:
-                        save_pipeline(run, pipeline, out / MODEL)
-                        state = run.state()
-                        if first:
-                            checkpoints.save(out, recipe, step, -math.inf, guard.skipped, state)
-                        accelerator.wait_for_everyone()
-                if stopping and not last:
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        if first:
-            tqdm.write(f"stopped after step {step}; the same command goes on from the last checkpoint in {out}")
-        raise
-    except ValueError as error:  # of a loader's worker it carries the whole traceback; the last line says what
-        *_, text = str(error).strip().splitlines() or ["the run failed"]
-        raise ValueError(text.removeprefix("ValueError: ")) from error
-    finally:
-        bar.close()
-        if log is not None:
-            log.close()
+    train_steps(GeneratorTask(recipe, run, pipeline, checks), examples, collate, out, before, progress, wandb)
     return VidTwinPipeline.from_pretrained(out / MODEL)
 
 
-def gradients(
-    run: Optimization, recipe: GeneratorRecipe, batches: Iterator[Examples], step: int, clock: Clock, stop: StopRequest
-) -> dict[str, float]:
-    """Forward and backward passes of a step: clipped gradients of its losses are in the weights' `grad`.
+class GeneratorTask(Task):
+    """The loop's part of a generator.
 
-    Returns the losses, means over passes and processes, the gradient norm before clipping, and "stop": above 0 if a process was
-    asked to stop.
+    Args:
+        pipeline: the network is its denoiser. checks: rows to validate on; None does without.
     """
-    accelerator = run.accelerator
-    values: dict[str, float] = defaultdict(float)
-    seed_step(recipe.seed, step, accelerator.process_index)
-    run.zero_grad()
-    run.model.train()
-    for part in range(recipe.accumulate):
-        with clock("data"):
-            batch = next(batches).to(accelerator.device)
-        with run.gradients_shared(part + 1 == recipe.accumulate):
-            with accelerator.autocast():
-                losses = losses_of(run.model, recipe, batch)
-            accelerator.backward(losses["total"] / recipe.accumulate)
-        for name, value in run.agreed({"stop": torch.tensor(float(stop.asked))} | losses).items():
-            values[name] += value / recipe.accumulate
-    clock.steps += 1
-    return values | run.clip_gradients(step)
 
+    shown = ("structure_mse", "dynamics_mse")
 
-def losses_of(model: torch.nn.Module, recipe: GeneratorRecipe, batch: Examples) -> dict[str, Tensor]:
-    """`diffusion_loss` of examples."""
-    process = recipe.process
-    noisy = add_noise(process, batch.clean, batch.noise, batch.levels)
-    context = (batch.previous, batch.has_previous) if recipe.previous else ()
-    estimate = model(noisy, batch.levels, batch.labels, *context)
-    return diffusion_loss(process, estimate, batch.clean, batch.levels, (recipe.structure_weight, recipe.dynamics_weight))
+    def __init__(self, recipe: GeneratorRecipe, run: Optimization, pipeline: VidTwinPipeline, checks: TrainingRows | None):
+        self.recipe, self.run, self.pipeline, self.checks = recipe, run, pipeline, checks
 
+    def backward(self, batch: Examples, step: int) -> dict[str, Tensor]:
+        """The losses of examples, and their gradients."""
+        accelerator = self.run.accelerator
+        with accelerator.autocast():
+            losses = self.losses(self.run.model, batch)
+        accelerator.backward(losses["total"] / self.recipe.accumulate)
+        return losses
 
-@torch.no_grad()
-def validate(run: Optimization, recipe: GeneratorRecipe, checks: TrainingRows) -> dict[str, float]:
-    """Means of the losses over the rows of `checks`, of the weights to use."""
-    means = Means()
-    with run.weights_in_place():
-        run.network.eval()
-        for start in range(0, len(checks), recipe.batch_size):
-            batch = collate([checks[n] for n in range(start, min(start + recipe.batch_size, len(checks)))])
-            losses = losses_of(run.network, recipe, batch.to(run.accelerator.device))
-            for _ in range(len(batch.labels)):
-                means.add({name: float(value) for name, value in losses.items()})
-    return {f"validation_{name}": value for name, value in means.take().items()}
+    def losses(self, model: torch.nn.Module, batch: Examples) -> dict[str, Tensor]:
+        """`diffusion_loss` of examples."""
+        recipe, process, batch = self.recipe, self.recipe.process, batch.to(self.run.accelerator.device)
+        noisy = add_noise(process, batch.clean, batch.noise, batch.levels)
+        context = (batch.previous, batch.has_previous) if recipe.previous else ()
+        estimate = model(noisy, batch.levels, batch.labels, *context)
+        return diffusion_loss(process, estimate, batch.clean, batch.levels, (recipe.structure_weight, recipe.dynamics_weight))
 
+    def record(self, means: dict[str, float], step: int) -> dict[str, float]:
+        """Mean losses, and the learning rate."""
+        return means | {"learning_rate": self.run.rate("model", step - 1)}
 
-def samples(pipeline: VidTwinPipeline) -> np.ndarray:
-    """A sample of each of some classes beside each other, uint8 (F, H', W', 3)."""
-    pipeline.denoiser.eval()
-    count = len(pipeline.classes)
-    numbers = [i * count // min(count, SHOWN) for i in range(min(count, SHOWN))]
-    labels = numbers or None
-    draws = [torch.Generator().manual_seed(i) for i in range(len(numbers) or 4)]
-    made = pipeline(labels, num_videos=len(draws), generator=draws).videos.numpy()
-    names = [pipeline.classes[i] for i in numbers] or [str(i) for i in range(len(made))]
-    return side_by_side(dict(zip(names, made, strict=True)))
+    @torch.no_grad()
+    def validate(self, step: int, log: RunLog | None) -> dict[str, float]:
+        """Means of the losses over the rows of `checks`."""
+        if self.checks is None:
+            return {}
+        means, checks, size = Means(), self.checks, self.recipe.batch_size
+        with self.run.weights_in_place():
+            self.run.network.eval()
+            for start in range(0, len(checks), size):
+                batch = collate([checks[n] for n in range(start, min(start + size, len(checks)))])
+                losses = self.losses(self.run.network, batch)
+                for _ in range(len(batch.labels)):
+                    means.add({name: float(value) for name, value in losses.items()})
+        return {f"validation_{name}": value for name, value in means.take().items()}
 
+    def sample(self, step: int, log: RunLog) -> None:
+        """Log a sample of each of some classes beside each other, every `sample_every` steps and after the last one."""
+        recipe, pipeline = self.recipe, self.pipeline
+        if recipe.sample_every is None or (step % recipe.sample_every and step != recipe.steps):
+            return
+        count = len(pipeline.classes)
+        numbers = [i * count // min(count, SHOWN) for i in range(min(count, SHOWN))]
+        draws = [torch.Generator().manual_seed(i) for i in range(len(numbers) or 4)]
+        with self.run.weights_in_place():
+            pipeline.denoiser.eval()
+            made = pipeline(numbers or None, num_videos=len(draws), generator=draws).videos.numpy()
+        names = [pipeline.classes[i] for i in numbers] or [str(i) for i in range(len(made))]
+        log.video(step, side_by_side(dict(zip(names, made, strict=True))), round(pipeline.fps))
 
-def save_pipeline(run: Optimization, pipeline: VidTwinPipeline, folder: Path) -> None:
-    """Write the pipeline with the weights to use; call it on all processes."""
-    weights = run.weights()
-    if run.accelerator.is_main_process:
-        denoiser = DiT(pipeline.denoiser.config)
-        denoiser.load_state_dict(weights)
-        kept = VidTwinPipeline(
-            pipeline.autoencoder,
-            denoiser,
-            pipeline.process,
-            pipeline.normalizer,
-            pipeline.classes,
-            pipeline.fps,
-            pipeline.separate_levels,
-        )
-        kept.save_pretrained(folder)
+    def save(self, folder: Path) -> None:
+        """Write the pipeline."""
+        weights, made = self.run.weights(), self.pipeline
+        if self.run.accelerator.is_main_process:
+            denoiser = DiT(made.denoiser.config)
+            denoiser.load_state_dict(weights)
+            kept = VidTwinPipeline(
+                made.autoencoder, denoiser, made.process, made.normalizer, made.classes, made.fps, made.separate_levels
+            )
+            kept.save_pretrained(folder)
 
 
 def frames_per_second(data: LatentDataset) -> float:

@@ -1,7 +1,7 @@
 """What every kind of training does with gradients: averaged, clipped, judged, and taken or left out as a whole."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -71,8 +71,7 @@ class Optimization:
     """
 
     def __init__(self, recipe: RunRecipe, network: nn.Module, model: nn.Module, accelerator: Accelerator, sharded: bool = False):
-        self.accelerator, self.network, self.model, self.sharded = accelerator, network, model, sharded
-        self._plan = recipe
+        self.recipe, self.accelerator, self.network, self.model, self.sharded = recipe, accelerator, network, model, sharded
         self.optimizers: dict[str, torch.optim.Optimizer] = optimizers(network, recipe)
         self.ema = None if recipe.ema_decay is None else EMA(network, recipe.ema_decay)
         self.centring: Centring | None = None
@@ -87,9 +86,9 @@ class Optimization:
 
     def rate(self, name: str, step: int) -> float:
         """The learning rate of an optimizer at a step."""
-        plan = self._plan
-        peak = plan.muon_learning_rate if name == "muon" else plan.learning_rate
-        return learning_rate(step, peak, plan.warmup_steps, plan.steps, plan.final_lr_ratio)
+        recipe = self.recipe
+        peak = recipe.muon_learning_rate if name == "muon" else recipe.learning_rate
+        return learning_rate(step, peak, recipe.warmup_steps, recipe.steps, recipe.final_lr_ratio)
 
     @contextmanager
     def gradients_shared(self, last: bool) -> Iterator[None]:
@@ -135,7 +134,7 @@ class Optimization:
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             norms[f"{name}gradient_norm"] = float(norm)
             if math.isfinite(norm):
-                torch.nn.utils.clip_grads_with_norm_(parameters, self._plan.clip_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.clip_norm, norm)
         return norms
 
     def judged(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -231,7 +230,7 @@ def optimizers(module: nn.Module, recipe: RunRecipe) -> dict[str, torch.optim.Op
     """
     named = list(module.named_parameters())
     if recipe.optimizer == "adamw":
-        return {"model": _adamw(named, recipe, recipe.learning_rate)}
+        return {"model": adamw(named, recipe, recipe.learning_rate)}
     if not hasattr(torch.optim, "Muon"):
         raise ValueError(f"optimizer: muon needs torch 2.9 or newer, this is {torch.__version__}; update it, or choose adamw")
     matrices = [(name, p) for name, p in named if ".blocks." in name and p.ndim == 2 and not name.endswith(UNDECAYED)]
@@ -240,15 +239,11 @@ def optimizers(module: nn.Module, recipe: RunRecipe) -> dict[str, torch.optim.Op
     muon = torch.optim.Muon(
         groups, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
-    return {"model": _adamw([(n, p) for n, p in named if n not in taken], recipe, recipe.learning_rate), "muon": muon}
+    return {"model": adamw([(n, p) for n, p in named if n not in taken], recipe, recipe.learning_rate), "muon": muon}
 
 
-def adamw(module: nn.Module, recipe: RunRecipe, rate: float) -> torch.optim.AdamW:
+def adamw(named: Sequence[tuple[str, nn.Parameter]], recipe: RunRecipe, rate: float) -> torch.optim.AdamW:
     """AdamW that decays matrices and kernels only."""
-    return _adamw(list(module.named_parameters()), recipe, rate)
-
-
-def _adamw(named: list[tuple[str, nn.Parameter]], recipe: RunRecipe, rate: float) -> torch.optim.AdamW:
     decayed = [(name, p) for name, p in named if p.ndim > 1 and not name.endswith(UNDECAYED)]
     others = [(name, p) for name, p in named if p.ndim <= 1 or name.endswith(UNDECAYED)]
     groups = [

@@ -25,7 +25,7 @@ from vidtwin.training.recipe import Recipe
 from vidtwin.training.schedule import learning_rate
 
 
-class Run(Optimization):
+class AutoencoderState(Optimization):
     """Model, discriminator, optimizers and running means of a recipe.
 
     Attributes:
@@ -34,10 +34,11 @@ class Run(Optimization):
         logvar: log-variance of the likelihood, learned or fixed at 0.
     """
 
+    recipe: Recipe
+
     def __init__(self, recipe: Recipe, network: VidTwin | CompactTwin, accelerator: Accelerator):
         twin = network.twin if isinstance(network, CompactTwin) else network
-        self.recipe, self.twin = recipe, twin
-        device = accelerator.device
+        self.twin, device = twin, accelerator.device
         for transformer in (twin.encoder.transformer, twin.decoder.transformer):
             transformer.checkpointing = recipe.gradient_checkpointing
         if recipe.compile:  # not the decoder's head, whose gradients of single terms `Adversarial` asks for
@@ -63,7 +64,7 @@ class Run(Optimization):
             plan = recipe.discriminator
             self.critic = PatchGAN(plan.dims, plan.norm, plan.width, plan.layers).to(device)
             self.discriminator = averaging(self.critic, accelerator)
-            self.optimizers["discriminator"] = adamw(self.critic, recipe, plan.learning_rate)
+            self.optimizers["discriminator"] = adamw(list(self.critic.named_parameters()), recipe, plan.learning_rate)
             self.lecam = LeCam().to(device) if plan.lecam else None
         with accelerator.local_main_process_first():  # it may download
             self.perceptual = _perceptual(recipe, device)
@@ -188,27 +189,25 @@ class Run(Optimization):
     def state(self) -> dict[str, Any]:
         """Everything that training goes on from, on the CPU; call it on all processes."""
         state = super().state() | {"logvar": self.logvar.detach().cpu().clone()}
-        if self.recipe.learned_logvar:
-            state["optimizer_logvar"] = self.optimizers["logvar"].state_dict()
-        if self.critic is not None:
-            state["discriminator"] = self.critic.state_dict()
-            state["optimizer_discriminator"] = self.optimizers["discriminator"].state_dict()
-        if self.lecam is not None:
-            state["lecam"] = self.lecam.state_dict()
-        return state
+        return state | {name: part.state_dict() for name, part in self._parts().items()}
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         super().load(state)
         with torch.no_grad():
             self.logvar.copy_(state["logvar"])
-        if self.recipe.learned_logvar:
-            self.optimizers["logvar"].load_state_dict(state["optimizer_logvar"])
-        if self.critic is not None:
-            self.critic.load_state_dict(state["discriminator"])
-            self.optimizers["discriminator"].load_state_dict(state["optimizer_discriminator"])
-        if self.lecam is not None:
-            self.lecam.load_state_dict(state["lecam"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        """What has a state besides the network, by its name in `state`."""
+        parts = {
+            "optimizer_logvar": self.optimizers.get("logvar"),
+            "discriminator": self.critic,
+            "optimizer_discriminator": self.optimizers.get("discriminator"),
+            "lecam": self.lecam,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _shard(twin: VidTwin, device: torch.device, processes: int) -> None:
