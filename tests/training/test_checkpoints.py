@@ -37,7 +37,7 @@ def test_the_last_checkpoints_are_kept_and_no_more(recipe, tmp_path, keep, kept)
 
 
 def test_best_holds_the_weights_of_the_best_validation(everything, tmp_path):
-    rates = {"learning_rate": 0.1, "warmup_steps": 1, "discriminator": None}  # so high that the model soon gets worse
+    rates = {"learning_rate": 0.3, "warmup_steps": 1, "discriminator": None}  # so high that the model soon gets worse
     run = tmp_path / "run"
     plan = replace(everything, steps=4, log_every=1, validate_every=1, checkpoint_every=1, keep_checkpoints=10, **rates)
     train(plan, run, progress=False)
