@@ -151,7 +151,7 @@ def test_another_job_is_not_resumed(tmp_path, blobs):
     frames, path = blobs(COUNT), tmp_path / "out.mp4"
     folder = stopped(path, frames)
     for change, message in [
-        ({"job": {"input": "b.mp4", "weights": [1, 2]}}, r'input \(was "in.mp4", is "b.mp4"\); run without --resume'),
+        ({"job": {"input": "b.mp4", "weights": [1, 2]}}, r'input \(was "in.mp4", is "b.mp4"\); run without resume=True'),
         ({"job": {"input": "in.mp4", "seed": 1}}, r"seed \(was null, is 1\), weights \(was \[1, 2\], is null\)"),
         ({"encoding": Encoding(crf=20)}, r"output options \(was"),
         ({"pixel_aspect": Fraction(4, 3)}, r'output pixel aspect \(was "1", is "4/3"\)'),

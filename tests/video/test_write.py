@@ -227,7 +227,7 @@ def test_a_file_size_limit_is_one_clear_line(tmp_path, limit):
     path = tmp_path / "out.mp4"
     assert (
         write_noise(path, limit) == f"{path}: the file is too large for its disk or its limit; "
-        "choose another output or a higher --crf\n"
+        "choose another output or a higher crf\n"
     )
     assert os.listdir(tmp_path) == []
 
