@@ -1,6 +1,6 @@
 """What a training step costs: on pixels and on coefficients, in float32 and bfloat16, forward and backward, in one run.
 
-    python -m benchmarks.training_step [--models tiny mini] [--batch 4] [--repeats 3]
+    python -m benchmarks.training_step [--models tiny mini] [--batch 8] [--repeats 3]
 
 CPU-seconds and seconds of a clip, best of the repeats, and shares of the first row's CPU-seconds. The first row is the step on
 pixels with L1 and L2 in float32. Writes results/training-step.json and .md.
@@ -26,7 +26,7 @@ COMPONENTS = 128
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["tiny", "mini"])
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
     found = {name: measured(name, options.batch, options.repeats) for name in options.models}
