@@ -42,8 +42,8 @@ def player(page, name):
 
 
 def status(page, which, text):
-    """Wait until a status says something."""
-    page.wait_for_function(f"document.querySelector('#status-{which}').innerText.includes({text!r})")
+    """Wait until a status says something; while the page is drawn anew there is none."""
+    page.wait_for_function(f"document.querySelector('#status-{which}')?.innerText.includes({text!r})")
     return page.inner_text(f"#status-{which}")
 
 
@@ -85,7 +85,7 @@ def test_the_sample_two_videos_and_the_sliders_by_keyboard_alone(page, assets):
     page.focus("#dynamics input[type=range]")
     page.keyboard.press("End")
     status(page, "mix", "Structure 0.15, Dynamics 1.00")
-    page.wait_for_function(f"document.querySelector('#between video').src !== {first!r}")
+    page.wait_for_function(f"document.querySelector('#between video')?.src !== {first!r}")
     assert player(page, "between")[2:] == [32, 32]
     assert page.strangers == [] and page.faults == []
 
