@@ -36,7 +36,7 @@ def give(page, which, path):
 def player(page, name):
     """Facts of a video element, once it can play."""
     page.wait_for_selector(f"#{name} video")
-    page.wait_for_function(f"document.querySelector('#{name} video').readyState >= 2")
+    page.wait_for_function(f"document.querySelector('#{name} video')?.readyState >= 2")
     names = ("duration", "currentTime", "videoWidth", "videoHeight")
     return page.evaluate(f"{list(names)}.map(n => document.querySelector('#{name} video')[n])")
 
