@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 INDEX = RESULTS / "README.md"
+KINDS = ("json", "md", "svg", "txt")
 PAGES = ["README.md", "docs/*.md", "src/vidtwin/weights/*/README.md"]
 # Written by commands of the package, which do not state how they were called.
 COMMANDS = {
@@ -49,9 +50,6 @@ def cited_by(name: str) -> list[str]:
     """Pages that name a result's file."""
     pages = [page for pattern in PAGES for page in sorted(ROOT.glob(pattern))]
     return [str(page.relative_to(ROOT)) for page in pages if any(f"{name}.{kind}" in page.read_text() for kind in KINDS)]
-
-
-KINDS = ("json", "md", "svg", "txt")
 
 
 def index() -> str:

@@ -6,6 +6,7 @@ prints rooms, lines, and imports. A room may import those that stand before it; 
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "vidtwin"
@@ -37,9 +38,10 @@ ROOMS = {
 }
 
 
-def modules() -> list[Path]:
+@cache
+def modules() -> tuple[Path, ...]:
     """The package's source files."""
-    return sorted(SRC.rglob("*.py"))
+    return tuple(sorted(SRC.rglob("*.py")))
 
 
 def room_of(path: Path) -> str:
@@ -51,7 +53,8 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Dotted names that a file imports, anywhere in it.
 
     Raises:
@@ -65,7 +68,7 @@ def imports(path: Path) -> set[str]:
             if node.level:
                 raise ValueError(f"{path}: relative import")
             names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def own(path: Path) -> set[str]:

@@ -150,7 +150,7 @@ def measure(
         raise ValueError(f"{repeats} repeats: give at least 1")
     if batch < 1:
         raise ValueError(f"a batch of {batch} clips: give at least 1")
-    config, device = model.config, next(model.parameters()).device
+    config, device = model.config, model.device
     flops, product = count_flops(config, batch), Product(dtype, device)
     generator = torch.Generator().manual_seed(0)
     clip = (torch.rand(batch, *config.clip_shape, generator=generator) * 2 - 1).to(device)
@@ -159,7 +159,7 @@ def measure(
         return _row(call, product, device, repeats, name, step, dtype, batch, flops[step])
 
     if wanted := [step for step in INFERENCE if step in steps]:
-        plain = model if next(model.parameters()).dtype == dtype and not compile else copy.deepcopy(model).to(dtype)
+        plain = model if model.dtype == dtype and not compile else copy.deepcopy(model).to(dtype)
         plain.eval()
         if compile:
             _compile(plain)

@@ -186,7 +186,7 @@ def analyze(
     check_count("analyze", names, VIDEOS_NEEDED)
     if sprites < SPRITES_NEEDED:
         raise ValueError(f"analyze needs at least {SPRITES_NEEDED} sprites, got {sprites}; draw more")
-    models = {"model": model, UNTRAINED: untrained(model.config, seed).to(next(model.parameters()).device)}
+    models = {"model": model, UNTRAINED: untrained(model.config, seed).to(model.device)}
     for name, other in (others or {}).items():
         if name in models or other.config.clip_shape != model.config.clip_shape:
             raise ValueError(
@@ -210,8 +210,8 @@ def analyze(
         "latents": "mean",
         "weights_hash": {name: weights_hash(one) for name, one in models.items()},
         "model": {name: one.config.to_dict() for name, one in models.items()},
-        "device": str(next(model.parameters()).device),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "vidtwin": __version__},
     }
     return Analysis(protocol, findings)

@@ -146,9 +146,8 @@ def _levels(clip: Tensor) -> np.ndarray:
 
 def _decodings(model: VidTwin, latents: Latents) -> list[Tensor]:
     """Both, Structure alone, Dynamics alone: (3, F, H, W) each."""
-    device = next(model.parameters()).device
     with torch.inference_mode():
-        one = latents.to(device)
+        one = latents.to(model.device)
         return [decode(model, latents)[0], *(model.decode(one, only=part)[0].cpu() for part in ("structure", "dynamics"))]
 
 

@@ -57,7 +57,7 @@ def convert_command(
         model.save_pretrained(out, dtype=getattr(torch, dtype))
         if lost := sum(name.startswith("loss.") for name in model.set_aside):
             print(f"vidtwin: note: {lost} weights of losses (loss.*) left out; a folder holds the model alone", file=sys.stderr)
-    print(f"{out}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    print(f"{out}: {model.num_parameters():,} parameters")
 
 
 def export_command(

@@ -187,8 +187,7 @@ class Scorer:
 
     def __init__(self, model: VidTwin, rules: Rules, networks: Networks):
         self.model, self.rules, self.config = model.eval(), rules, model.config
-        parameter = next(model.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.device, self.dtype = model.device, model.dtype
         size, values = self.config.clip_shape[1:], self.config.latent_values
         self._boxes, self._small = default_boxes(values, size), resize_shape(values, size)
         self._lpips: LPIPS | None = None if networks.lpips is None else load_lpips(networks.lpips).to(self.device)

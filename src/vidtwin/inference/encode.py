@@ -234,7 +234,7 @@ def encode_video(
     Args:
         model: its own precision, or an `Engine` with those wanted.
         path: a video, or what `probe` said of it, which saves opening it again.
-        out: the file to write; until it is finished it grows at `latent_video.partial_path`.
+        out: the file to write; until it is finished it grows at `latents.file.partial_path`.
         policy: how frames are fitted to the model: "crop", "squash", "pad" (`frames.clips.Geometry`), or "tile" (`frames.tiles`).
         tile_overlap: pixels that neighbouring tiles share; default a quarter of the model's size.
         overlap: frames that a window shares with the one before, 0 to f / 2; decoding fades over them.

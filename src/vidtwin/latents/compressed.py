@@ -2,7 +2,7 @@
 
     8 bytes    b"VIDTWINC"
     4, 4, 4    version, length and CRC-32 of the header; all numbers little-endian and unsigned
-    header     zlib of JSON: `latent_stream.Header`, `entropy.LatentCoder`, and "kl_bits" of Structure and Dynamics in all windows
+    header     zlib of JSON: `stream.Header`, `entropy.LatentCoder`, and "kl_bits" of Structure and Dynamics in all windows
     records    4      CRC-32 of the next 24 bytes, the timing and the cuts
                4 x 6  number of the window and of its frames n, bytes of timing, of Structure, of Dynamics, CRC-32 of the last two
                timing first timestamp, first difference, then differences of differences; zeros at the end are left out

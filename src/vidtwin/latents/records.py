@@ -2,7 +2,7 @@
 
     8 bytes    b"VIDTWIN\\n"
     4, 4       length and CRC-32 of the header, little-endian
-    header     JSON: `latent_video.Header`
+    header     JSON: `stream.Header`
     records    packed, little-endian, of `record_dtype`: CRC-32 of all that follows in it, number of the window, number of its
                frames, whether it is the last, f timestamps, f marks of shot cuts, then the tensors (T, ...) as float32
 

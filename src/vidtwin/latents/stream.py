@@ -26,7 +26,7 @@ VERSION = 2  # of the header
 
 @dataclass(frozen=True)
 class Identity:
-    """Which weights latents belong to: a name for people, and `checkpoint.weights_hash`, which decides."""
+    """Which weights latents belong to: a name for people, and `model.checkpoint.weights_hash`, which decides."""
 
     name: str
     hash: str

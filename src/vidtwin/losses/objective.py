@@ -90,13 +90,18 @@ def squared_error_loss(errors: Tensor, posterior: Posterior, weights: LossWeight
     Returns:
         `total`, and per element `l2`, `log` (if it has a weight), `nll`, `kl`, `kl_structure` and `kl_dynamics`.
     """
+    losses = squared_errors(errors, weights) | kl_per_value(posterior)
+    return losses | {"total": losses["nll"] + weights.kl * losses["kl"]}
+
+
+def squared_errors(errors: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+    """The reconstruction's part of `squared_error_loss`: `l2`, `log` (if it has a weight), and `nll`, their weighted sum."""
     losses = {"l2": errors.mean()}
     losses["nll"] = weights.l2 * losses["l2"]
     if weights.log:
         losses["log"] = log_error(errors)
         losses["nll"] = losses["nll"] + weights.log * losses["log"]
-    losses |= kl_per_value(posterior)
-    return losses | {"total": losses["nll"] + weights.kl * losses["kl"]}
+    return losses
 
 
 def posterior_values(posterior: Posterior) -> int:

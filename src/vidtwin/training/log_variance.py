@@ -14,8 +14,8 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from vidtwin.losses.objective import LossWeights, squared_error_loss
-from vidtwin.model.latents import Latents, Posterior
+from vidtwin.losses.objective import LossWeights, squared_errors
+from vidtwin.model.latents import Latents
 from vidtwin.training.compact import CompactTwin
 from vidtwin.training.linear.directions import bias_of
 
@@ -41,16 +41,15 @@ def start_fitted_variance(network: CompactTwin, x: Tensor, outside: Tensor, weig
     encoder, features = network.twin.structure_encoder, list[Tensor]()
     with encoder.moments.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0])), torch.no_grad():
         latents = network.posterior(x).mean
-    values = sum(tensor[0].numel() for tensor in latents.tensors)
-    found = []
+    per_slope, found = 2 * network.config.latent_values / weights.kl, []
     for _ in range(ROUNDS):
         found.append(sensitivities(network, latents, x, outside, weights, generator))
-        structure, dynamics = (torch.stack(of_rounds).mean(0) for of_rounds in zip(*found, strict=True))
+        structure, dynamics = (-torch.log1p(per_slope * torch.stack(slopes).mean(0)) for slopes in zip(*found, strict=True))
         with torch.no_grad():
-            read_linearly(encoder.moments, features[0], -torch.log1p(2 * values / weights.kl * structure))
+            read_linearly(encoder.moments, features[0], structure)
             if isinstance(moments := getattr(network.twin.dynamics_encoder, "moments", None), nn.Conv2d):
                 moments.weight[len(dynamics) :] = 0
-                bias_of(moments)[len(dynamics) :] = -torch.log1p(2 * values / weights.kl * dynamics)
+                bias_of(moments)[len(dynamics) :] = dynamics
             latents = network.posterior(x).sample(generator)
 
 
@@ -63,7 +62,7 @@ def sensitivities(
     y = network.decode(z).float()
     errors = ((y - x).square().sum((2, 3)).detach() + outside).requires_grad_()
     frames = errors / (3 * config.height * config.width)
-    (slope,) = torch.autograd.grad(len(x) * squared_error_loss(frames, Posterior(z, z), weights)["nll"], errors)  # of a clip's loss
+    (slope,) = torch.autograd.grad(len(x) * squared_errors(frames, weights)["nll"], errors)  # of a clip's loss
     structure, dynamics = torch.zeros_like(z.structure[0, :, :, 0, 0]), torch.zeros_like(z.dynamics_x[0, :, 0, 0])
     for _ in range(DRAWS):
         signs = torch.randint(0, 2, y.shape, generator=generator) * 2.0 - 1
@@ -80,8 +79,8 @@ def read_linearly(moments: nn.Conv2d, features: Tensor, logvar: Tensor) -> None:
     rows = rearrange(features, "(b n) c h w -> (b h w) n c", n=n_q).double()
     mean, target = rows.mean((0, 1)), logvar.mean(1).double()
     centred, wanted = rows - mean, (logvar.T.double() - target).expand(len(rows), -1, -1)
-    products = rearrange(centred, "p n c -> (p n) c").T @ rearrange(centred, "p n c -> (p n) c") / centred[..., 0].numel()
-    across = torch.einsum("pnc,pnd->cd", centred, wanted) / centred[..., 0].numel()
+    count = len(rows) * n_q
+    products, across = (torch.einsum("pnc,pnd->cd", centred, other) / count for other in (centred, wanted))
     ridge = RIDGE * products.diagonal().mean() * torch.eye(len(products), dtype=torch.float64)
     weight = torch.linalg.solve(products + ridge, across).T
     moments.weight[d_S:] = 0
