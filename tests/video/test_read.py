@@ -211,7 +211,7 @@ def test_untagged_colours_are_bt709_from_720_lines_else_bt601(encode, stripes, h
 @pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv422p", "yuv444p", "gray"])
 def test_other_pixel_formats(encode, pix_fmt):
     grays = np.repeat(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], 48, axis=0).repeat(4, axis=1).repeat(3, axis=2)
-    path = encode("grays.mkv", [grays], "ffv1", pix_fmt, tags={"colorspace": 6, "color_range": 1})
+    path = encode("grays.mkv", [grays], "ffv1", pix_fmt, tags={"colorspace": 6, "color_range": 2 if pix_fmt == "gray" else 1})
     info = probe(path)
     assert info.pixel_format == pix_fmt
     assert np.abs(read_video(path).frames[0].astype(int) - grays).max() <= 2

@@ -1,14 +1,21 @@
 """How a stored picture is turned and mirrored for display, and back: one of the eight symmetries of a rectangle."""
 
+import threading
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from av.filter import Graph
 from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 
 # degrees counterclockwise -> fields of Orientation
 TURNED = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
+
+# FFmpeg's numbers of side data that PyAV must not see: it ends the process over the name of an ICC profile (15), and raises
+# ValueError for kinds it does not know (28 to 31; 31 is EXIF).
+HIDDEN = (15, 28, 29, 30, 31)
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,8 @@ class Orientation:
         """What the display matrix of a decoded frame asks for; nothing if it has none."""
         container: Any = SideDataContainer  # frame.side_data would refer back to the frame, and keep it in memory for long
         try:
-            data = container(frame).get("DISPLAYMATRIX")
-        except ValueError:  # PyAV does not know all kinds of side data, such as EXIF; what it says then lacks mirroring
+            data = container(_OWN.copy(frame)).get("DISPLAYMATRIX")
+        except ValueError:  # a kind of side data newer than those hidden; this angle lacks mirroring
             return cls(*TURNED.get(frame.rotation % 360, ()))
         if data is None:
             return cls()
@@ -64,3 +71,25 @@ class Orientation:
 
 
 UPRIGHT = Orientation()
+
+
+class _Own(threading.local):
+    """What each thread has for itself: a filter graph for frames of one kind, since making one takes longer than using it."""
+
+    kind: tuple[int, int, str] | None = None
+    graph: Graph
+
+    def copy(self, frame: VideoFrame) -> VideoFrame:
+        """The frame, its pixels not copied, without the side data HIDDEN."""
+        kind = frame.width, frame.height, frame.format.name
+        if kind != self.kind:
+            self.graph = graph = Graph()
+            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+            deleting = [graph.add("sidedata", f"mode=delete:type={number}") for number in HIDDEN]
+            graph.link_nodes(source, *deleting, graph.add("buffersink")).configure()
+            self.kind = kind
+        self.graph.vpush(frame)
+        return self.graph.vpull()
+
+
+_OWN = _Own()

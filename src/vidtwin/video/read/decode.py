@@ -22,6 +22,7 @@ DEFAULT_FPS = Fraction(25)  # for files that state no frame rate at all
 MAX_PIXELS = 2**27  # of a picture, 16384x8192: larger ones are refused before memory is taken for them
 MAX_STREAMS = 256  # of a file
 TOO_MANY_STREAMS = f"states more than {MAX_STREAMS} streams"
+NOT_CODED = 19  # bytes of a picture of MPEG-4 that is not coded, at most, as FFmpeg has it
 MAX_BARREN = 100_000  # packets in a row that give no frame, more than an hour of them, after which the rest is given up
 
 # FFmpeg's names of the formats that are read: each is one file and all of it. Playlists and what else names other files
@@ -139,28 +140,29 @@ def _explain_unreadable(path: VideoFile, error: int | None) -> str:
 class Tally:
     """What decoding met: frames that came out, how many of those are visibly damaged, packets that were refused.
 
-    barren: packets since something came of one.
+    repeats: packets that only say that the picture before stays; they are no frames. barren: packets since something came of one.
     """
 
     frames: int = 0
     damaged: int = 0
     refused: int = 0
+    repeats: int = 0
     barren: int = 0
 
-    def finish(self, path: VideoFile, stated: int | None, missing: int = 0) -> None:
+    def finish(self, path: VideoFile, stated: int | None, structure: str = "") -> None:
         """One VideoWarning when something is missing or damaged; ValueError when nothing was decoded.
 
-        stated: the number of frames that the file says it has. missing: bytes that it should go on for.
+        stated: the number of frames that the file says it has. structure: `structure.complaint` of the file.
         """
         if self.frames == 0:
             raise ValueError(f"{path}: no frame could be decoded; get it again if it is damaged, or convert it to MP4")
         complaints = []
-        if stated is not None and self.frames < stated:
+        if stated is not None and self.frames + self.repeats < stated:
             complaints.append(f"only {self.frames} of {stated} frames could be decoded")
         elif self.refused:
             complaints.append(f"{self.frames} frames were decoded, {self.refused} packets could not be")
-        elif missing:
-            complaints.append(f"{self.frames} frames were decoded, the file's last {missing} bytes are missing")
+        elif structure:
+            complaints.append(f"{self.frames} frames were decoded, {structure}")
         if self.damaged:
             complaints.append(f"{self.damaged} decoded frames are damaged")
         if complaints:
@@ -193,15 +195,24 @@ def demux_packets(container: InputContainer, stream: VideoStream, tally: Tally) 
 
 def decode_packet(packet: "Packet[VideoStream]", tally: Tally) -> list[VideoFrame]:
     """The frames that come out of the decoder after a packet, in the order they are shown; none when it fails."""
+    if packet.size == 0 and packet.pts is not None:  # which would end decoding, as the empty packet at the end does
+        tally.repeats += 1
+        return []
     try:
         frames = packet.decode()
     except FFmpegError:
-        tally.refused += 1
+        tally.refused, tally.repeats = tally.refused + (not may_repeat(packet)), tally.repeats + may_repeat(packet)
         return []
+    tally.repeats += not frames and may_repeat(packet)
     tally.frames += len(frames)
     tally.barren = 0 if frames else tally.barren
     tally.damaged += sum(frame.is_corrupt for frame in frames)
     return frames
+
+
+def may_repeat(packet: "Packet[VideoStream]") -> bool:
+    """Whether a packet of MPEG-4 is so small that only decoding tells it from "the picture stays" (not coded, or DivX's 0x7f)."""
+    return 0 < packet.size <= NOT_CODED and packet.stream.codec_context.name == "mpeg4"
 
 
 def is_shown(packet: "Packet[VideoStream]") -> bool:
@@ -209,15 +220,6 @@ def is_shown(packet: "Packet[VideoStream]") -> bool:
     if not packet.size or packet.is_discard:
         return False
     return packet.stream.codec_context.name != "vp8" or bool(bytes(packet)[0] & 0x10)
-
-
-def stated_frames(stream: VideoStream) -> int | None:
-    """Frames that the container promises to show, or None; those that an edit list cuts away are not promised."""
-    if not stream.frames:
-        return None
-    if stream.container.format.name.startswith("mov"):  # its index is complete, and edited
-        return sum(not entry.is_discard for entry in stream.index_entries) or stream.frames
-    return stream.frames
 
 
 def frame_rate(stream: VideoStream) -> Fraction:

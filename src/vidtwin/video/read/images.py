@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vidtwin.video.read import decode
+import vidtwin.video.read.decode as decode
 from vidtwin.video.read.decode import MAX_PIXELS, Tally, TarMember, VideoFile
 from vidtwin.video.read.info import Frame, VideoInfo
 from vidtwin.video.read.pictures import TRANSPARENCY

@@ -17,14 +17,12 @@ from vidtwin.video.read.decode import (
     VideoFile,
     decode_packet,
     demux_packets,
-    frame_rate,
     open_video,
-    stated_frames,
 )
 from vidtwin.video.read.info import PendingFrame, VideoInfo
-from vidtwin.video.read.matroska import missing_bytes
 from vidtwin.video.read.pictures import Pictures, color_matrix, color_range, stored_pixel_aspect, what_is_lost
-from vidtwin.video.read.random_access import frames_after
+from vidtwin.video.read.random_access import frame_rate, frames_after
+from vidtwin.video.read.structure import complaint, stated_frames
 
 
 def probe(path: VideoFile) -> VideoInfo:
@@ -47,8 +45,8 @@ def probe(path: VideoFile) -> VideoInfo:
             path=path if isinstance(path, TarMember) else Path(path),
             width=width,
             height=height,
-            frames=stated_frames(stream),
-            fps=frame_rate(stream),
+            frames=stated_frames(path, stream),
+            fps=frame_rate(path, stream),
             duration=duration,
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=frame.format.name,
@@ -90,10 +88,10 @@ def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> It
     """
     times: list[int] | None = [] if container.format.name == "avi" and stream.codec_context.has_b_frames else None
     for packet in demux_packets(container, stream, tally):
-        refused = tally.refused
+        left_out = tally.refused + tally.repeats
         frames = decode_packet(packet, tally)
         if times is not None:
-            if packet.pts is not None and tally.refused == refused:
+            if packet.pts is not None and tally.refused + tally.repeats == left_out:
                 heappush(times, packet.pts)
             for frame in frames:
                 frame.pts = heappop(times) if times else None
@@ -113,7 +111,7 @@ def _shown(
 ) -> Iterator[PendingFrame]:
     """Frames start..stop-1; `frames` begins with frame `number`, and `last` is the timestamp of the one before."""
     assert stream.time_base is not None
-    step = max(1, round(1 / (frame_rate(stream) * stream.time_base)))
+    step = max(1, round(1 / (frame_rate(path, stream) * stream.time_base)))
     for frame in frames:
         pts = frame.pts
         if last is None:
@@ -130,6 +128,6 @@ def _shown(
             tally.finish(path, None)  # what is missing before it
             return
     tally.frames = number  # when decoding began in the middle, it counted others
-    tally.finish(path, stated_frames(stream), missing_bytes(path))
+    tally.finish(path, stated_frames(path, stream), complaint(path, stream.container.format.name))
     if number <= start:
         raise ValueError(f"{path}: has {number} frames; frame {start} is beyond its end, choose a lower start")

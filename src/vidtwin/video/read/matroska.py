@@ -4,6 +4,7 @@ For the display size, the element for the track's name is filled with a placehol
 for the two numbers, so that nothing else in the file moves.
 """
 
+import mmap
 from pathlib import Path
 
 from vidtwin.video.read.decode import TarMember, VideoFile, file_holding
@@ -12,6 +13,12 @@ PLACEHOLDER = "display size " + "." * 27  # the title of the video stream
 SEGMENT, TRACKS, TRACK, VIDEO, NAME, VOID = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0", b"\x53\x6e", b"\xec"
 DISPLAY_WIDTH, DISPLAY_HEIGHT, DISPLAY_UNIT = b"\x54\xb0", b"\x54\xba", b"\x54\xb2"
 EBML = b"\x1a\x45\xdf\xa3"  # the first four bytes of a file
+ENTERED = (SEGMENT, b"\x1f\x43\xb6\x75")  # the file itself, and clusters: elements that may be without an end
+# SeekHead, Info, tracks, Cues, Chapters, Tags, Attachments; of a cluster Timestamp, SilentTracks, Position, PrevSize, SimpleBlock,
+# BlockGroup, EncryptedBlock; anywhere CRC-32 and Void.
+_TOP = "1a45dfa3 114d9b74 1549a966 1654ae6b 1c53bb6b 1043a770 1254c367 1941a469"
+KNOWN = frozenset(map(bytes.fromhex, f"{_TOP} e7 5854 a7 ab a3 a0 af bf ec".split()))
+HEADER = 12  # bytes of an element's name and size, at most
 BEGINNING = 4096  # bytes that hold its header and the size of all that follows
 HEAD = 1 << 20  # bytes from the start of the file in which the tracks are looked for; they come before any picture
 
@@ -44,8 +51,31 @@ def missing_bytes(path: VideoFile) -> int:
         (first, *_), (name, start, contents, end), *_ = _elements(head, 0, len(head))
     except (IndexError, ValueError):  # not even the beginnings of two elements
         return 0
-    unknown = (1 << 7 * (contents - start - len(name))) - 1  # as live streams have it
-    return max(0, end - size) if first == EBML and name == SEGMENT and end - contents != unknown else 0
+    unknown = end - contents == _unknown(contents - start - len(name))
+    return max(0, end - size) if first == EBML and name == SEGMENT and not unknown else 0
+
+
+def damage(data: mmap.mmap, begin: int, end: int) -> int | None:
+    """The first byte from `begin` up to `end` that belongs to no element of a file, or None; what follows the file is ignored."""
+    segment_end = end
+    while begin < min(segment_end, end):
+        try:
+            (name, _, contents, after), *_ = _elements(data[begin : begin + HEADER], 0, 1)
+        except (IndexError, ValueError):
+            return begin
+        if name == SEGMENT and after - contents != _unknown(contents - len(name)):
+            segment_end = begin + after
+        if name not in ENTERED and (name not in KNOWN or begin + after > end):
+            return begin
+        begin += contents if name in ENTERED else after
+        if begin == segment_end and data[begin : begin + 4] == EBML:  # another file was joined to it
+            segment_end = end
+    return None
+
+
+def _unknown(length: int) -> int:
+    """The size, of so many bytes, of elements that do not state theirs, as live streams have them."""
+    return (1 << 7 * length) - 1
 
 
 def _find_track(data: bytes) -> tuple[int, int]:

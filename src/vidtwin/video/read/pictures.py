@@ -9,8 +9,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
+import vidtwin.video.read.hdr as hdr
 from vidtwin.frames.orientation import Orientation
-from vidtwin.video.read import hdr
 from vidtwin.video.read.decode import MAX_PIXELS, VideoFile, too_large
 
 MAX_PIXEL_ASPECT = 32  # pixels stated to be longer than this are taken for square: the file is wrong
@@ -48,9 +48,30 @@ def color_matrix(frame: VideoFrame) -> tuple[str, int | None]:
 
 
 def color_range(frame: VideoFrame) -> ColorRange:
-    """JPEG (full, 0..255) or MPEG (limited, 16..235); an untagged frame is limited unless its format says otherwise."""
+    """JPEG (full, 0..255) or MPEG (limited, 16..235); untagged frames are limited, but gray, and formats that say otherwise."""
     full = frame.format.is_rgb or frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
+    full = full or (_is_gray(frame) and frame.color_range != ColorRange.MPEG)
     return ColorRange.JPEG if full else ColorRange.MPEG
+
+
+def _is_gray(frame: VideoFrame) -> bool:
+    return frame.format.name.startswith(("gray", "ya"))
+
+
+def _with_chroma(frame: VideoFrame, levels: ColorRange) -> VideoFrame:
+    """A gray frame as YUV of the same numbers where swscale ignores the range: it takes floats for limited, others for full."""
+    floats = "f" in frame.format.name
+    if not _is_gray(frame) or (levels == ColorRange.JPEG and not floats):
+        return frame
+    if floats:
+        light = np.nan_to_num(frame.reformat(format="grayf32le").to_ndarray().clip(0, 1)) * 65535
+        gray = VideoFrame.from_ndarray(light.round().astype(np.uint16), format="gray16le")
+    else:
+        gray = frame
+    bits = gray.format.components[0].bits
+    return gray.reformat(
+        format="yuv444p" if bits == 8 else f"yuv444p{bits}le", src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.JPEG
+    )
 
 
 def stored_pixel_aspect(stream: VideoStream) -> Fraction:
@@ -124,14 +145,15 @@ class Pictures:
         if frame.colorspace == 10:
             frame.colorspace = 9
         rgb24 = "rgb24" if frame.format.is_rgb else PLANAR
+        levels = color_range(frame)
         try:
             rgb = self._own.reformatter.reformat(
-                frame,
+                _with_chroma(frame, levels),
                 width=width,
                 height=height,
                 format=rgb24 if light is None else "rgb48le",
                 src_colorspace=matrix,
-                src_color_range=color_range(frame),
+                src_color_range=levels,
                 dst_color_range=ColorRange.JPEG,
                 interpolation=SCALER,
                 threads=1 if planar else 0,

@@ -5,6 +5,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from itertools import chain, islice, pairwise
 from typing import NamedTuple
@@ -26,18 +27,32 @@ from vidtwin.video.read.decode import (
     demux_packets,
     file_holding,
     is_shown,
+    may_repeat,
     open_video,
 )
+from vidtwin.video.read.decode import frame_rate as stated_rate
 from vidtwin.video.read.pictures import Pictures
 
 SEEK_BACK = (0, 1, 4)  # seconds to seek before a key frame: some containers go to the next place by another clock
 REORDERED = 16  # frames that are decoded to see whether timestamps are in order, where there is doubt
+MOST_FPS = 240  # frames per second; a container that states more is asked for its timestamps
+USUAL_FPS = [Fraction(fps) for fps in (1, 5, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)]
+USUAL_FPS += [Fraction(1000 * fps, 1001) for fps in (24, 30, 60, 120)]
 NONE = np.iinfo(np.int64).min
 
 
 def frame_count(path: VideoFile) -> int:
     """`read.frame_count` of a video file."""
     return _index_of(path).count
+
+
+def frame_rate(path: VideoFile, stream: VideoStream) -> Fraction:
+    """Frames per second: as the container states it, or where it states none, or nonsense, the average of all timestamps."""
+    stated, guess = stream.average_rate, stream.guessed_rate
+    has_clock = stream.start_time is not None or stream.duration is not None
+    if stream.frames or not has_clock or (stated and stated <= MOST_FPS and not (guess and 3 * guess < 2 * stated)):
+        return stated_rate(stream)
+    return _index_of(path).rate or stated_rate(stream)
 
 
 def timestamp(path: VideoFile, number: int) -> int | None:
@@ -158,12 +173,14 @@ class _Index:
     """Timestamps of all frames, ascending, or None where they are missing or not unique; the key frames, by timestamp.
 
     keys: int64 (K, 3) of pts, dts (NONE if missing), bytes.
+    rate: frames per second, of all timestamps; None where there are fewer than two.
     size, stored_size: (height, width) of the upright pictures, in square pixels and in stored ones.
     """
 
     count: int
     pts: "array[int] | None"  # 8 bytes a frame: files of many hours stay in the cache
     keys: np.ndarray
+    rate: Fraction | None
     size: tuple[int, int]
     stored_size: tuple[int, int]
 
@@ -187,6 +204,7 @@ def _index_of(path: VideoFile) -> _Index:
 def _build_index(path: str | TarMember, size: int, mtime_ns: int) -> _Index:
     """Read all packets, decode only up to the first frame: what comes before it (a cut-off start) is never shown."""
     stamps, keys, certain = array("q"), array("q"), True
+    doubtful = False
     decoded: list[VideoFrame] = []
     with open_video(path) as (container, stream):
         tally = Tally()
@@ -200,17 +218,31 @@ def _build_index(path: str | TarMember, size: int, mtime_ns: int) -> _Index:
                 tally.barren = 0 if decoded else tally.barren
                 certain = certain and packet.pts is not None
                 stamps.append(packet.pts or 0)
+                doubtful = doubtful or may_repeat(packet)
         if not decoded:
             tally.finish(path, None)
         first = decoded[0]
+        if doubtful and not stream.codec_context.has_b_frames:
+            certain, stamps = True, array("q", _stamps_by_decoding(path))
         sizes = Pictures(path, stream).fit(first), Orientation.of(first).size((first.height, first.width))
         ascending = np.unique(np.array(stamps, np.int64))
+        rate = _average_rate(ascending, len(stamps), Fraction(stream.time_base)) if stream.time_base else None
         table = np.array(keys, np.int64).reshape(-1, 3)
         table = table[np.argsort(table[:, 0], kind="stable")]
         if first.pts is None or not certain or len(ascending) < len(stamps) or not _in_order(decoded):
-            return _Index(_count_by_decoding(path), None, table[:0], *sizes)
+            return _Index(_count_by_decoding(path), None, table[:0], rate, *sizes)
         shown = array("q", ascending[ascending >= first.pts].tobytes())
-        return _Index(len(shown), shown, table, *sizes)
+        return _Index(len(shown), shown, table, rate, *sizes)
+
+
+def _average_rate(stamps: np.ndarray, count: int, time_base: Fraction) -> Fraction | None:
+    """Of so many frames between the first and the last of these ticks; a usual rate if it explains them to a tick."""
+    if len(stamps) < 2:
+        return None
+    ticks = int(stamps[-1] - stamps[0])
+    rate = (count - 1) / (ticks * time_base)
+    near = [usual for usual in USUAL_FPS if abs((count - 1) / (usual * time_base) - ticks) <= 1]
+    return min(near, key=lambda usual: abs(usual - rate), default=rate)
 
 
 def _in_order(frames: list[VideoFrame]) -> bool:
@@ -220,8 +252,12 @@ def _in_order(frames: list[VideoFrame]) -> bool:
 
 
 def _count_by_decoding(path: VideoFile) -> int:
+    return len(_stamps_by_decoding(path))
+
+
+def _stamps_by_decoding(path: VideoFile) -> list[int]:
+    """Of all frames, 0 for one without."""
     with open_video(path) as (container, stream):
         tally = Tally()
-        for packet in demux_packets(container, stream, tally):
-            decode_packet(packet, tally)
-    return tally.frames
+        packets = demux_packets(container, stream, tally)
+        return [frame.pts or 0 for packet in packets for frame in decode_packet(packet, tally)]

@@ -17,7 +17,9 @@ from itertools import islice
 
 import numpy as np
 
-from vidtwin.video.read import images, in_order, random_access
+import vidtwin.video.read.images as images
+import vidtwin.video.read.in_order as in_order
+import vidtwin.video.read.random_access as random_access
 from vidtwin.video.read.decode import VideoFile, check_file
 from vidtwin.video.read.info import Frame, PendingFrame, Video, VideoInfo
 
