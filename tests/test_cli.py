@@ -277,6 +277,7 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["convert", "tiny", "-o", "out.pt"], 1, ".ckpt or .safetensors"),
         (["convert", "tiny", "-o", "out.ckpt", "--dtype", "float16"], 2, "hold float32"),
         (["reconstruct", "CLIP", "-o", "CLIP"], 2, "is the input"),
+        (["swap", "--structure", "none.mp4", "--dynamics", "CLIP", "-o", "CLIP"], 2, "is the input"),
         (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
         (["train", "none.yaml"], 1, "no such recipe; recipes are YAML files, see recipes/tiny.yaml"),
         (["train-generator", "none.yaml"], 1, "no such recipe; recipes are YAML files, see recipes/generator-tiny.yaml"),

@@ -1,6 +1,7 @@
 """Outputs that are either whole or not there: written beside the target under a temporary name, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -28,13 +29,28 @@ def atomic_output(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     check_writable(target)
-    partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
+    partial = beside(target, f".{target.stem}", f".partial-{os.getpid()}{target.suffix}")
     try:
         yield partial
         make_readable(partial)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def beside(target: Path, start: str, end: str) -> Path:
+    """The path `start` + `end` in the folder of `target`; where that name is too long, the start becomes 16 digits of its hash."""
+    if len(os.fsencode(start + end)) > longest_name(target):
+        start = "." * start.startswith(".") + hashlib.sha256(os.fsencode(start)).hexdigest()[:16]
+    return target.with_name(start + end)
+
+
+def longest_name(path: Path) -> int:
+    """How many bytes a file's name may have in the folder of `path`."""
+    try:
+        return os.pathconf(path.absolute().parent, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        return 255
 
 
 def write_json(path: str | os.PathLike[str], values: Any, indent: int = 2, allow_nan: bool = True) -> None:
@@ -78,8 +94,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         FileNotFoundError, NotADirectoryError, PermissionError: of the folder that should hold it.
         IsADirectoryError: `path` is a folder.
+        OSError: the name is longer than the file system allows.
     """
     folder = Path(path).absolute().parent
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            most = longest_name(Path(path))
+            raise OSError(f"{path}: the name has more than the {most} bytes that are possible; choose a shorter one") from error
     if not folder.exists():
         raise FileNotFoundError(f"{path}: the folder {folder} does not exist; create it or choose another output")
     if not folder.is_dir():

@@ -294,8 +294,10 @@ def test_swap_takes_structure_from_one_and_dynamics_from_the_other(model, write,
     for index, window in enumerate(windows):
         assert torch.equal(window.latents.structure, first[index].structure)
         assert torch.equal(window.latents.dynamics_x, second[index].dynamics_x)
-    decode_video(model, swap(stream_of(model, b), stream_of(model, a)), tmp_path / "out.mp4")
+    notes = decode_video(model, swap(stream_of(model, b), stream_of(model, a)), tmp_path / "out.mp4")
     assert length_of(tmp_path / "out.mp4")[0] == 20
+    assert notes == ["the first video is longer than the other, and was cut to its 20 frames"]
+    assert decode_video(model, swap(stream_of(model, a), stream_of(model, a)), tmp_path / "out.mp4") == []
 
 
 def test_swap_of_files_is_swap_of_videos(model, write, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -258,3 +260,41 @@ def test_the_journal_says_what_is_durable(tmp_path, blobs):
     assert [line["frames"] for line in lines[1:]] == [7, 7]
     assert lines[1]["ticks"] + lines[2]["ticks"] == ticks_of(COUNT)[:14]
     assert all((folder / line["segment"]).stat().st_size == line["bytes"] for line in lines[1:])
+
+
+def test_what_a_killed_run_left_is_cleared_by_the_next(tmp_path, blobs):
+    """Also of a run that cannot be resumed, as decoding."""
+    path, folder = tmp_path / "out.mp4", tmp_path / ".out.mp4.partial"
+    code = f"""
+import os, signal, numpy as np
+from fractions import Fraction
+from vidtwin.video import VideoWriter
+with VideoWriter({str(path)!r}, Fraction(25), (48, 64)) as writer:
+    writer.write(np.zeros((3, 48, 64, 3), np.uint8))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == [folder.name]
+    with VideoWriter(path, Fraction(25), (48, 64)) as writer:
+        writer.write(blobs(3))
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".mp4", "\u00fc" * 125 + ".mkv", "n" * 255 + "/"])
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path, blobs, name):
+    with VideoWriter(f"{tmp_path}/{name}", Fraction(25), (48, 64), job={"a": 1}) as writer:
+        writer.write(blobs(2))
+        writer.checkpoint({})
+        writer.write(blobs(2), [2, 3])
+    assert os.listdir(tmp_path) == [name.rstrip("/")]
+    with pytest.raises(OSError, match="the name has more than the 255 bytes that are possible; choose a shorter one"):
+        VideoWriter(f"{tmp_path}/nn{name}", Fraction(25), (48, 64)).__enter__()
+
+
+def test_the_source_of_the_sound_is_not_written_over(tmp_path, assets, blobs):
+    shutil.copy(assets / "h264_aac.mp4", tmp_path / "in.mp4")
+    (tmp_path / "soft.mp4").symlink_to("in.mp4")
+    os.link(tmp_path / "in.mp4", tmp_path / "hard.mp4")
+    for name in ("in.mp4", "soft.mp4", "hard.mp4"):
+        with pytest.raises(ValueError, match="is the source; choose another output"):
+            VideoWriter(tmp_path / name, Fraction(25), (48, 64), source=tmp_path / "in.mp4").__enter__()

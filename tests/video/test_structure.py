@@ -1,13 +1,16 @@
 """What lies around the packets of a file: repeated pictures, damage, joined files, rates that only timestamps tell."""
 
+import io
 import struct
 import warnings
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vidtwin.video import VideoWarning, frame_count, iter_frames, probe, read_clip, read_video
 
@@ -162,3 +165,25 @@ def test_a_rate_in_fields_is_halved(tmp_path, blobs):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert probe(path).fps == 25
+
+
+def test_text_of_a_png_is_not_unpacked(tmp_path):
+    """A chunk of 64 MB, compressed to 64 kB, and one with a profile that is none."""
+    image, body = io.BytesIO(), b"a\0\0" + zlib.compress(bytes(64 << 20), 9)
+    Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(image, "PNG")
+    data = image.getvalue()
+    for kind in (b"zTXt", b"iCCP"):
+        chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
+        assert (read_video(tmp_path / "a.png").frames == 90).all()
+
+
+@pytest.mark.parametrize(("left", "top", "right", "bottom"), [(2, 2, 0, 0), (10, 6, 4, 2), (34, 10, 6, 2)])
+def test_all_sides_of_a_cropping_rectangle_count(encode, left, top, right, bottom):
+    rows, columns = np.mgrid[0:96, 0:128]
+    picture = np.stack([2 * columns, 2 * rows, 128 + 0 * rows], -1).astype(np.uint8)
+    options = {"qp": "4", "x264-params": f"crop-rect={left},{top},{right},{bottom}"}
+    path = encode("a.mp4", [picture] * 2, pix_fmt="yuv444p", options=options)
+    expected = picture[top : 96 - bottom, left : 128 - right].astype(int)
+    frame = read_video(path).frames[0]
+    assert frame.shape == expected.shape and np.abs(frame - expected).mean() < 1.5

@@ -68,7 +68,7 @@ def reconstruct_command(
     """
     start, stop = parse_frames(frames)
     check_scores(score, ssim_every)
-    with spooled(input or SAMPLE) as path, video_output(out, video, path) as target:
+    with spooled(input or SAMPLE) as path, video_output(out, video, path, Path(model.weights)) as target:
         info = probe(path)
         engine, identity = model.load()
         with bar(selected_frames(info, start, stop)) as progress:
@@ -125,7 +125,7 @@ def encode_command(
     start, stop = parse_frames(frames)
     if compress:
         check_compressed(step, logvar)
-    check_output(out, input)
+    check_output(out, input, Path(model.weights))
     with spooled(input) as path:
         info = probe(path)
         engine, identity = model.load(ENCODER)
@@ -177,7 +177,7 @@ def decode_command(
     stop = None if end is None else parse_position(end, "--end", latents)
     if model.weights == AS_ENCODED.weights:
         model = replace(model, weights=weights_of(latents.header, input))
-    with video_output(out, video, input) as target:
+    with video_output(out, video, input, *filter(None, [sound_from]), Path(model.weights)) as target:
         engine, identity = model.load(DECODER)
         with bar((latents.frames if stop is None else stop) - first) as progress:
             notes = decode_video(
@@ -211,7 +211,7 @@ def swap_command(
         dynamics: video or latent file whose colour and fast motion are taken.
         out: the video to write, as long as the shorter of the two.
     """
-    with video_output(out, video, structure, dynamics) as target:
+    with video_output(out, video, structure, dynamics, Path(model.weights)) as target:
         engine, identity = model.load()
         source = None if is_latent_file(structure) else probe(structure)
         first, second = (latents_of(engine, given, fit, identity) for given in (source or structure, dynamics))
@@ -242,7 +242,7 @@ def interpolate_command(
         steps: number of videos side by side, a and b included.
         part: which latent moves; the other stays that of a.
     """
-    with video_output(out, video, a, b) as target:
+    with video_output(out, video, a, b, Path(model.weights)) as target:
         engine, identity = model.load()
         source = None if is_latent_file(a) else probe(a)
         first, last = (latents_of(engine, given, fit, identity) for given in (source or a, b))

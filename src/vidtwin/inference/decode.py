@@ -209,5 +209,5 @@ def decode_video(
                 later(write_decoded, writer, decoded)
                 if progress:
                     progress(len(decoded.ticks))
-        writer.span = span_of(writer.ticks, header, start > 0, stop is not None)
-    return writer.notes
+        writer.span = span_of(writer.ticks, header, start > 0, stop is not None or bool(stream.cut))
+    return [*stream.cut, *writer.notes]

@@ -292,7 +292,8 @@ def swap(structure: LatentStream, dynamics: LatentStream) -> LatentStream:
     def mix(a: Window, b: Window) -> Window:
         return replace(a, latents=Latents(a.latents.structure, b.latents.dynamics_x, b.latents.dynamics_y), logvar=None)
 
-    return _paired(structure, dynamics, (mix(a, b) for a, b in _pairs_of_windows(structure, dynamics)))
+    cut: list[str] = []
+    return _paired(structure, dynamics, (mix(a, b) for a, b in _pairs_of_windows(structure, dynamics, cut)), cut)
 
 
 def interpolate(a: LatentStream, b: LatentStream, steps: int, part: str = "both") -> list[LatentStream]:
@@ -318,24 +319,29 @@ def interpolate(a: LatentStream, b: LatentStream, steps: int, part: str = "both"
             mixed = Latents(first.latents.structure, mixed.dynamics_x, mixed.dynamics_y)
         return replace(first, latents=mixed, logvar=None)
 
-    copies = tee(_pairs_of_windows(a, b), steps)
-    return [_paired(a, b, map(partial(mix, step / (steps - 1)), pairs)) for step, pairs in enumerate(copies)]
+    cut: list[str] = []
+    copies = tee(_pairs_of_windows(a, b, cut), steps)
+    return [_paired(a, b, map(partial(mix, step / (steps - 1)), pairs), cut) for step, pairs in enumerate(copies)]
 
 
-def _paired(a: LatentStream, b: LatentStream, windows: Iterator[Window]) -> LatentStream:
+def _paired(a: LatentStream, b: LatentStream, windows: Iterator[Window], cut: list[str]) -> LatentStream:
     b.header.check_weights(a.header.weights)
     for what in ("overlap", "tiles"):
         here, there = getattr(a.header, what), getattr(b.header, what)
         if here != there:
             raise ValueError(f"{a.header.source} has {what} {here}, {b.header.source} {there}; encode both alike")
     known = a.frames is not None and b.frames is not None
-    return LatentStream(a.header, windows, min(a.frames or 0, b.frames or 0) if known else None)
+    return LatentStream(a.header, windows, min(a.frames or 0, b.frames or 0) if known else None, cut)
 
 
-def _pairs_of_windows(a: LatentStream, b: LatentStream) -> Iterator[tuple[Window, Window]]:
-    """Windows of both, cut to the shorter one."""
+def _pairs_of_windows(a: LatentStream, b: LatentStream, cut: list[str]) -> Iterator[tuple[Window, Window]]:
+    """Windows of both, cut to the shorter one; if one is longer, `cut` says so."""
     for first, second in zip(a.windows, b.windows, strict=False):
         frames, last = min(len(first.ticks), len(second.ticks)), first.last or second.last
+        if last and (len(first.ticks), first.last) != (len(second.ticks), second.last):
+            is_first = len(first.ticks) > len(second.ticks) or not first.last
+            count = first.index * a.header.stride + frames
+            cut.append(f"the {'first' if is_first else 'second'} video is longer than the other, and was cut to its {count} frames")
         yield replace(first.shortened(frames), last=last), replace(second.shortened(frames), last=last)
         if last:
             return
@@ -375,7 +381,8 @@ def decode_row(
                     later(finish, row)
                     if progress:
                         progress(len(row[0].ticks))
-    return writer.notes
+        writer.span = span_of(writer.ticks, header, False, bool(streams[0].cut))
+    return [*streams[0].cut, *writer.notes]
 
 
 def content_size(geometry: Fit) -> tuple[int, int]:

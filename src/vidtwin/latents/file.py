@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vidtwin.files import check_writable, in_line
+from vidtwin.files import beside, check_writable, in_line
 from vidtwin.latents import compressed, entropy, records
 from vidtwin.latents.compressed import Compressed, CompressedSize
 from vidtwin.latents.entropy import Prior
@@ -166,7 +166,7 @@ def record_dtype(header: Header) -> np.dtype[Any]:
 
 def partial_path(path: Path) -> Path:
     """Where a latent file grows: x.vidtwin at x.partial.vidtwin."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    return beside(path, path.stem, f".partial{path.suffix}")
 
 
 class LatentWriter:

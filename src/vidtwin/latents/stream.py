@@ -5,7 +5,7 @@ Letters: T tiles of a frame (1 but for policy "tile"); f frames of a window, n o
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -190,11 +190,15 @@ class Window:
 
 @dataclass(frozen=True)
 class LatentStream:
-    """A header and windows in order, each there once. frames: how many there will be, if that is known."""
+    """A header and windows in order, each there once.
+
+    frames: how many there will be, if that is known. cut: what was left out at its end, complete after the windows.
+    """
 
     header: Header
     windows: Iterator[Window]
     frames: int | None = None
+    cut: list[str] = field(default_factory=list)
 
 
 class Numbered(Protocol):

@@ -19,9 +19,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 DEFAULT_FPS = Fraction(25)  # for files that state no frame rate at all
+UNALIGNED = 1  # FFmpeg's flag: cropping to the pixel, where a decoder would round the left side down
 MAX_PIXELS = 2**27  # of a picture, 16384x8192: larger ones are refused before memory is taken for them
 MAX_STREAMS = 256  # of a file
 TOO_MANY_STREAMS = f"states more than {MAX_STREAMS} streams"
+PNG = b"\x89PNG\r\n\x1a\n"
+UNPACKED = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")  # chunks of PNG that hold no picture
 NOT_CODED = 19  # bytes of a picture of MPEG-4 that is not coded, at most, as FFmpeg has it
 MAX_BARREN = 100_000  # packets in a row that give no frame, more than an hour of them, after which the rest is given up
 
@@ -95,6 +98,7 @@ def open_video(path: VideoFile) -> Iterator[tuple[InputContainer, VideoStream]]:
         if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
             raise ValueError(f"{path}: {too_large(stream.codec_context.width, stream.codec_context.height)}")
         stream.codec_context.options = limits
+        stream.codec_context.flags |= UNALIGNED
         yield container, stream
 
 
@@ -198,6 +202,8 @@ def decode_packet(packet: "Packet[VideoStream]", tally: Tally) -> list[VideoFram
     if packet.size == 0 and packet.pts is not None:  # which would end decoding, as the empty packet at the end does
         tally.repeats += 1
         return []
+    if packet.size and packet.stream.codec_context.name in ("png", "apng"):
+        packet = _without_text(packet)
     try:
         frames = packet.decode()
     except FFmpegError:
@@ -208,6 +214,24 @@ def decode_packet(packet: "Packet[VideoStream]", tally: Tally) -> list[VideoFram
     tally.barren = 0 if frames else tally.barren
     tally.damaged += sum(frame.is_corrupt for frame in frames)
     return frames
+
+
+def _without_text(packet: "Packet[VideoStream]") -> "Packet[VideoStream]":
+    """A packet of PNG without its texts and profile, which may take a thousand times their size when the decoder unpacks them."""
+    data = bytes(packet)
+    at = len(PNG) if data.startswith(PNG) else 0  # without, as the frames of an APNG have it
+    kept = [data[:at]]
+    while at < len(data):
+        after = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in UNPACKED:
+            kept.append(data[at:after])
+        at = after
+    if sum(map(len, kept)) == len(data):
+        return packet
+    plain: Any = Packet(b"".join(kept))
+    plain.stream, plain.time_base, plain.is_keyframe = packet.stream, packet.time_base, packet.is_keyframe
+    plain.pts, plain.dts, plain.duration = packet.pts, packet.dts, packet.duration
+    return plain
 
 
 def may_repeat(packet: "Packet[VideoStream]") -> bool:

@@ -55,6 +55,8 @@ class Track:
         self._last: tuple[int, int] | None = None  # dts of the last packet, in the source and in the output
         self._earliest = self._reached = 0
         self._restarts, self._later = restarts, 0  # ticks of the source by which times were moved since they began anew
+        self._loses_time = stream.type == "audio" and restarts and stream.container.format.name == "ogg"
+        self._duration = 0  # ticks, of the last packet
         self._to_seconds = float(self._unit)
         self.seconds = 0.0
         self.left_out: Counter[str] = Counter()
@@ -82,6 +84,10 @@ class Track:
         if dts is None or pts is None or pts < dts:
             return "damaged"
         duration = packet.duration or 0
+        if self._loses_time and duration == 1 and self._duration:  # FFmpeg counts packets of the parts after the first
+            dts = pts = self._reached - self._later
+            duration = self._duration
+        self._duration = max(duration, self._duration)
         if self._restarts and self._last is not None:
             self._later = self._later_by(dts)
             dts, pts = dts + self._later, pts + self._later

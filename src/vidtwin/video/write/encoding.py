@@ -189,7 +189,7 @@ class Encoding:
 def is_picture_sequence(path: str | os.PathLike[str]) -> bool:
     """Whether an output of this name is a picture for each frame: a folder, or a pattern such as out/%05d.png."""
     name = os.fspath(path)
-    return is_pattern(path) or name.endswith(("/", os.sep)) or not Path(path).suffix or Path(path).is_dir()
+    return is_pattern(path) or name.endswith(("/", os.sep)) or not Path(path).suffix or os.path.isdir(path)
 
 
 def is_pattern(path: str | os.PathLike[str]) -> bool:

@@ -98,7 +98,7 @@ def check_target(target: Path) -> None:
         FileExistsError: the folder has something in it, or files have names that the pattern would give.
         FileNotFoundError, NotADirectoryError, PermissionError: of the folder that should hold it.
     """
-    if is_pattern(target) or not target.exists():
+    if is_pattern(target) or not os.path.exists(target):
         check_writable(target)
     if is_pattern(target):
         _check_unused(target)

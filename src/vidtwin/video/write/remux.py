@@ -22,7 +22,7 @@ from vidtwin.video.write.encoding import CONTAINERS
 
 TECHNICAL = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}  # tags of the file, not of the work
 STREAM_TAGS = {"language": "language", "title": "title", "name": "title", "filename": "filename", "mimetype": "mimetype"}
-JOINED = {"mpegts", "mpeg"}  # formats of which files are put end to end as they are, so that times begin anew
+JOINED = {"mpegts", "mpeg", "matroska,webm", "ogg"}  # formats of files that may be put end to end, so that times begin anew
 NOT_HEARD = Fraction(1, 5)  # seconds before 0 that a codec may need to get going; what is earlier was to be heard
 CUT_SHORT = Fraction(1, 2)  # seconds that sound may end before its stated end
 MOST_NOTES = 8  # of streams, each by its name

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vidtwin.files import beside
+
 JOURNAL = "journal.jsonl"
 KIND = "vidtwin partial video 1"  # in the first line: what tells our folders from others
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -24,7 +26,7 @@ class WorkFolder:
 
     Args:
         target: the output that it belongs to.
-        job: what is written and how, JSON-able; None: nothing can be resumed, and the folder is this process's alone.
+        job: what is written and how, JSON-able; None: nothing can be resumed.
         resume: go on from what the folder holds.
 
     Attributes:
@@ -34,8 +36,7 @@ class WorkFolder:
 
     def __init__(self, target: Path, job: dict[str, Any] | None, resume: bool) -> None:
         self._target, self._job, self._resume = target, job, resume
-        name = f".{target.name}.partial"
-        self.path = target.with_name(name if job is not None else f"{name}-{os.getpid()}")
+        self.path = beside(target, f".{target.name}", ".partial")
         self.checkpoints: list[dict[str, Any]] = []
         self._journal = -1
         self._ends: list[int] = []  # of the journal's lines, in bytes

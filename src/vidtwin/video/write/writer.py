@@ -21,7 +21,7 @@ from av.error import FFmpegError
 
 from vidtwin.files import check_writable, make_readable
 from vidtwin.frames.orientation import Orientation
-from vidtwin.video.read.decode import VideoFile
+from vidtwin.video.read.decode import VideoFile, file_holding
 from vidtwin.video.read.tracks import Span
 from vidtwin.video.write.encoder import FrameEncoder, padded
 from vidtwin.video.write.encoding import CONTAINERS, Encoding, is_pattern, is_picture_sequence
@@ -112,6 +112,9 @@ class VideoWriter:
         return self._ticks
 
     def __enter__(self) -> "VideoWriter":
+        source = None if self._source is None else file_holding(self._source)
+        if source is not None and self._target.exists() and source.exists() and self._target.samefile(source):
+            raise ValueError(f"{self._path}: is the source; choose another output")
         if self._is_png and not is_pattern(self._path):
             check_target(self._target)
         else:
