@@ -157,5 +157,5 @@ def encode_dataset_command(
         name, reason = summary.failures[0]
         raise ValueError(
             f"{len(summary.failures)} of {summary.items} recordings failed, {name}: {reason}; all reasons are in "
-            f"{out / 'failures.parquet'}, --retry-failures tries them again"
+            f"{out / 'failures.jsonl'}, --retry-failures tries them again"
         )

@@ -149,13 +149,14 @@ def _lines(file: Iterable[str]) -> Iterator[tuple[str, tuple[()]]]:
 
 
 def _shards(tars: Sequence[Path]) -> list[Recording]:
-    """The videos in tars. A tar that is damaged or cut off is a recording that cannot be used, if there are others."""
+    """The videos in tars. What a damaged or cut-off tar should go on with is a recording that cannot be used, if there are others."""
     found: list[Recording] = []
     for tar in tars:
         if not tar.exists():
             raise FileNotFoundError(f"{tar}: no such tar; check the name or the pattern")
         try:
-            found += [Recording(member) for member in tar_members(tar) if is_video(member.name)]
+            for member in tar_members(tar):  # those before the damage are whole
+                found += [Recording(member)] if is_video(member.name) else []
         except ValueError as error:
             found.append(Recording(tar, problem=str(error).removeprefix(f"{tar}: ")))
     if all(recording.problem for recording in found) and found:

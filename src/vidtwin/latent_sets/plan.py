@@ -5,12 +5,18 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
+from vidtwin.files import fact
 from vidtwin.frames.clips import POLICIES, frame_interval
 from vidtwin.frames.windows import Anchor
 from vidtwin.latents.stream import Identity, with_hash
 from vidtwin.model.config import VidTwinConfig
 
 FORMAT = 1
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("dtype", "policy", "anchor", "stored", "device"), str),
+    **dict.fromkeys(("logvar", "damaged"), bool),
+    **dict.fromkeys(("threads", "batch"), int),
+}  # of the entries that are never null
 Stored = Literal["float16", "float32", "int8"]
 
 
@@ -85,12 +91,14 @@ class Plan:
 
     @staticmethod
     def from_dict(facts: dict[str, Any]) -> "Plan":
-        """The plan that `to_dict` wrote. Raises KeyError, TypeError or ValueError if it is not one."""
-        if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']}; this vidtwin reads format {FORMAT}")
-        rest = {field.name: facts[field.name] for field in fields(Plan) if field.name not in ("config", "weights")}
-        weights = Identity(str(facts["weights"]), str(with_hash(facts)["weights_hash"]))
-        return Plan(VidTwinConfig.from_dict(facts["model"]), weights, **rest)
+        """The plan that `to_dict` wrote. Raises ValueError (of the config TypeError or KeyError, too) if it is not one."""
+        if (version := fact(facts, "format", int)) != FORMAT:
+            raise ValueError(f"format {version}; this vidtwin reads format {FORMAT}")
+        rest: dict[str, Any] = {name: fact(facts, name, kind) for name, kind in KINDS.items()}
+        for name, kind in (("sample_fps", float), ("every", int)):
+            rest[name] = None if name in facts and facts[name] is None else fact(facts, name, kind)
+        weights = Identity(fact(facts, "weights", str), fact(with_hash(facts), "weights_hash", str))
+        return Plan(VidTwinConfig.from_dict(fact(facts, "model", dict)), weights, **rest)
 
     def difference(self, other: "Plan") -> str | None:
         """In which entry two plans differ, for people; None if in none. What weights are called does not count."""
