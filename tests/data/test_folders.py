@@ -54,17 +54,16 @@ def test_folders_that_link_to_one_another_are_walked_in_no_time(tmp_path):
     assert len(files_below(tmp_path)) == 20
 
 
-@pytest.mark.parametrize("name", "a.flv a.3gp a.m2ts a.MTS a.vob a.asf a.mxf a.f4v a.y4m a.nut a.apng a.qt a.mjpeg a.h264".split())
-def test_files_of_all_formats_that_are_read_are_taken(tmp_path, name):
-    (tmp_path / name).write_bytes(b"x")
-    assert names(tmp_path) == [name]
-    assert len(set(SUFFIXES)) == len(SUFFIXES)
+def test_files_of_all_formats_that_are_read_are_taken(tmp_path):
+    suffixes = [".flv", ".3gp", ".m2ts", ".MTS", ".vob", ".asf", ".mxf", ".f4v", ".y4m", ".nut", ".apng", ".qt", ".mjpeg", ".h264"]
+    for suffix in suffixes:
+        (tmp_path / f"a{suffix}").write_bytes(b"x")
+    assert len(names(tmp_path)) == len(suffixes) and len(set(SUFFIXES)) == len(SUFFIXES)
 
 
 def test_what_is_left_out_is_said(tmp_path, assets):
     shutil.copy(assets / "h264_aac.mp4", tmp_path / "a.mp4")
-    animations = [path for path in assets.glob("*.webp")]
-    for path in animations:
+    for path in assets.glob("*.webp"):
         shutil.copy(path, tmp_path)
     for name in ("a.json", "b.json", "noname", "still.webp"):
         (tmp_path / name).write_bytes(b"RIFF\0\0\0\0WEBPVP8 ")

@@ -3,6 +3,7 @@
 import io
 import json
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -80,7 +81,7 @@ def test_frames_are_those_whose_time_lies_in_the_episode(tmp_path, late, tick, s
     """Files that begin late, and 29.97 frames a second; times of the index are those of the frames."""
     times = [(late + EACH * tick * e) / 30000 for e in range(4)]
     ticks = [late + tick * n for n in range(3 * EACH)]
-    assert found(of_video(tmp_path / "set", 30, ticks, list(zip(times, times[1:], strict=False)), suffix)) == EPISODES
+    assert found(of_video(tmp_path / "set", 30, ticks, list(pairwise(times)), suffix)) == EPISODES
 
 
 def test_gaps_between_episodes_move_no_frame(tmp_path):

@@ -138,13 +138,15 @@ def _change(values, path, value):
 
 HUGE = 10**40
 WRONG = [
-    (("format",), "1"), (("rows",), 1), (("rows",), HUGE), (("items",), -1), (("failures",), True), (("columns",), [1]), (("files",), {}),
-    (("files", 0, "file"), 3), (("files", 0, "file"), "/etc/passwd"), (("files", 0, "rows"), 1.5), (("files", 0, "sha256"), ...),
-    (("plan",), []), (("plan", "logvar"), "no"), (("plan", "every"), 2.5), (("plan", "batch"), HUGE), (("plan", "dtype"), "float8"),
-    (("plan", "device"), ["cpu"]), (("plan", "sample_fps"), "5"), (("plan", "sample_fps"), float("nan")), (("plan", "model"), 5),
-    (("plan", "model", "hidden"), "x"), (("plan", "model", "unknown"), 1), (("plan", "weights_hash"), None), (("plan", "policy"), ...),
-    (("statistics",), ...), (("statistics", "structure", "mean"), [0.0]), (("statistics", "structure", "mean", 0), float("inf")),
-    (("statistics", "dynamics_x", "count"), HUGE), (("statistics", "dynamics_y", "m2", 0), -1.0), (("statistics", "structure", "m2", 0), "1"),
+    (("format",), "1"), (("rows",), 1), (("rows",), HUGE), (("items",), -1), (("failures",), True), (("columns",), [1]),
+    (("files",), {}), (("files", 0, "file"), 3), (("files", 0, "file"), "/etc/passwd"), (("files", 0, "rows"), 1.5),
+    (("files", 0, "sha256"), ...), (("plan",), []), (("plan", "logvar"), "no"), (("plan", "every"), 2.5), (("plan", "batch"), HUGE),
+    (("plan", "dtype"), "float8"), (("plan", "device"), ["cpu"]), (("plan", "sample_fps"), "5"), (("plan", "model"), 5),
+    (("plan", "sample_fps"), float("nan")), (("plan", "model", "hidden"), "x"), (("plan", "model", "unknown"), 1),
+    (("plan", "weights_hash"), None), (("plan", "policy"), ...), (("statistics",), ...),
+    (("statistics", "structure", "mean"), [0.0]),
+    (("statistics", "structure", "mean", 0), float("inf")), (("statistics", "dynamics_x", "count"), HUGE),
+    (("statistics", "dynamics_y", "m2", 0), -1.0), (("statistics", "structure", "m2", 0), "1"),
 ]  # fmt: skip
 
 
@@ -261,6 +263,20 @@ def test_hugging_face_datasets(out, model, tmp_path):
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "hf")).with_format("torch")
     found = torch.stack([row["structure"].float() for row in rows]).reshape(-1, *model.config.structure_shape)
     assert torch.equal(found, _exact(out, model).structure)
+
+
+def test_a_column_that_changes_its_kind_is_named(videos, model, plan, tmp_path):
+    path = videos / "list.csv"
+    path.write_text("videos,score\nh/h264_aac.mp4,1\n")
+    encode(path, tmp_path / "scores", model, plan, encoder=in_this_process)
+    path.write_text("videos,score\nh/h264_aac.mp4,0.5\n")
+    with pytest.raises(
+        ValueError, match="made with whole numbers in column 'score' of the source, which holds numbers now; use the"
+    ):
+        encode(path, tmp_path / "scores", model, plan)
+    path.write_text("videos,other\nh/h264_aac.mp4,1\n")
+    with pytest.raises(ValueError, match="was made with score of the source, now other; use the same options, or another folder"):
+        encode(path, tmp_path / "scores", model, plan)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

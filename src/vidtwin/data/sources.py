@@ -149,7 +149,7 @@ def _lines(file: Iterable[str]) -> Iterator[tuple[str, tuple[()]]]:
 
 
 def _shards(tars: Sequence[Path]) -> list[Recording]:
-    """The videos in tars. What a damaged or cut-off tar should go on with is a recording that cannot be used, if there are others."""
+    """The videos in tars. The rest of a tar that is damaged or cut off is a recording that cannot be used, if there are others."""
     found: list[Recording] = []
     for tar in tars:
         if not tar.exists():

@@ -17,6 +17,7 @@ KINDS: dict[str, Any] = {
     **dict.fromkeys(("logvar", "damaged"), bool),
     **dict.fromkeys(("threads", "batch"), int),
 }  # of the entries that are never null
+DTYPES, DEVICES = ("float32", "bfloat16", "float16"), ("cpu", "cuda", "mps")
 Stored = Literal["float16", "float32", "int8"]
 
 
@@ -70,7 +71,12 @@ class Plan:
                 raise ValueError(f"{name}={number}: give at least 1")
         if self.every is not None and self.every < 1:
             raise ValueError(f"every={self.every}: give at least 1 frame from a window to the next")
-        for name, value, choices in (("anchor", self.anchor, get_args(Anchor)), ("stored", self.stored, get_args(Stored))):
+        for name, value, choices in (
+            ("anchor", self.anchor, get_args(Anchor)),
+            ("stored", self.stored, get_args(Stored)),
+            ("dtype", self.dtype, DTYPES),
+            ("device", self.device, DEVICES),
+        ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
 

@@ -31,7 +31,7 @@ DAMAGED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # 
 REMEDY = "use the same options, or another folder"
 PART_BYTES = 128 * 2**20  # of values in a part: it is closed after the item that reaches it
 FAILURES = "failures.jsonl"
-FORMER_FAILURES = "failures.parquet"  # of data sets before 0.3, which is read still
+FORMER_FAILURES = "failures.parquet"  # of former versions, read still
 CARD = """---
 configs:
 - config_name: default
