@@ -242,7 +242,7 @@ class Store:
 def _difference(before: list[list[str]], now: list[list[str]]) -> str:
     """In which columns two data sets differ."""
     kinds = {"int": "whole numbers", "float": "numbers", "str": "text"}
-    there = dict(map(tuple, before))
+    there = dict(before)
     for name, kind in now:
         if len(before) == len(now) and there.get(name, kind) != kind:
             was = kinds.get(there[name], in_line(there[name], 40))
