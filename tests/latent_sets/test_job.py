@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tests.data.conftest import CAMERAS, LENGTHS, lerobot
-from tests.latent_sets.conftest import bytes_of, encode, table_of
+from tests.latent_sets.conftest import bytes_of, encode, in_this_process, table_of
 from vidtwin.frames.clips import Geometry, to_clip
 from vidtwin.inference.encode import encode_video
 from vidtwin.inference.engine import Engine
@@ -144,7 +144,7 @@ def test_damage_inside_an_episode_is_a_failure(model, plan, tmp_path):
     place, size = sizes[5]
     data[place + 4 : place + size] = bytes(size - 4)
     shared.write_bytes(data)
-    summary = encode(source, tmp_path / "out", model, plan)
+    summary = encode(source, tmp_path / "out", model, plan, encoder=in_this_process)
     assert any(key.endswith("[0:12]") and CAMERAS[0] in key for key, _ in summary.failures)
     episodes = source / "meta" / "episodes"
     table = pyarrow.parquet.read_table(next(episodes.rglob("*.parquet")))
@@ -154,7 +154,7 @@ def test_damage_inside_an_episode_is_a_failure(model, plan, tmp_path):
         table.set_column(index, table.schema.field(index), pyarrow.array(longer)).drop_columns(["length"]),
         next(episodes.rglob("*.parquet")),
     )
-    reasons = dict(encode(source, tmp_path / "other", model, plan).failures)
+    reasons = dict(encode(source, tmp_path / "other", model, plan, encoder=in_this_process).failures)
     assert "has 9 frames from 0 on, the data set says 59; get it again" in reasons.values()
 
 
@@ -181,7 +181,7 @@ def test_another_plan_is_refused(videos, model, plan, tmp_path):
 def test_int8_takes_a_byte_a_value(videos, model, plan, tmp_path):
     sizes = {}
     for stored in ("float32", "int8"):
-        encode(videos, tmp_path / stored, model, replace(plan, stored=stored, every=1))
+        encode(videos, tmp_path / stored, model, replace(plan, stored=stored, every=1), encoder=in_this_process)
         (part,) = (tmp_path / stored / "data").iterdir()
         group = pyarrow.parquet.read_metadata(part).row_group(0)
         chunks = [group.column(i) for i in range(group.num_columns)]
@@ -191,8 +191,8 @@ def test_int8_takes_a_byte_a_value(videos, model, plan, tmp_path):
 
 @pytest.mark.parametrize("stored", ["float32", "int8"])
 def test_other_ways_to_store(videos, model, plan, tmp_path, stored):
-    encode(videos, tmp_path / "half", model, plan)
-    encode(videos, tmp_path / stored, model, replace(plan, stored=stored, logvar=True))
+    encode(videos, tmp_path / "half", model, plan, encoder=in_this_process)
+    encode(videos, tmp_path / stored, model, replace(plan, stored=stored, logvar=True), encoder=in_this_process)
     half, other = (latents_in(table_of(tmp_path / name), plan.config) for name in ("half", stored))
     for a, b in zip(half.tensors, other.tensors, strict=True):
         largest = b.abs().flatten(2).amax(2)
@@ -205,7 +205,7 @@ def test_other_ways_to_store(videos, model, plan, tmp_path, stored):
 def test_rows_for_each_frame_of_an_episode(model, plan, tmp_path):
     """A LeRobot data set: past windows, which join on (episode_index, frame_index)."""
     source = lerobot(tmp_path / "set", "v3.0")
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=1, anchor="last", sample_fps=5))
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1, anchor="last", sample_fps=5), encoder=in_this_process)
     assert summary.rows == 2 * sum(LENGTHS) and not summary.failures
     rows = table_of(tmp_path / "out").select(["episode_index", "frame_index", "camera", "frames", "times", "valid"]).to_pylist()
     keys = [(row["camera"], row["episode_index"], row["frame_index"]) for row in rows]
@@ -234,7 +234,7 @@ def test_a_real_robot_data_set(model, plan, tmp_path, assets):
     frames = [(episode, frame) for episode, length in enumerate(lengths) for frame in range(length)]
     actions = pandas.DataFrame(frames, columns=["episode_index", "frame_index"]).assign(action=range(sum(lengths)))
 
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=4, anchor="last"))
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=4, anchor="last"), encoder=in_this_process)
     assert not summary.failures and summary.rows == 6 + 9
     rows = pandas.read_parquet(tmp_path / "out" / "data")
     joined = rows.merge(actions, on=["episode_index", "frame_index"])
