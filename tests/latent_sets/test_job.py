@@ -18,7 +18,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.data.conftest import CAMERAS, LENGTHS, lerobot
+from tests.data.conftest import CAMERAS, LENGTHS, lerobot, pack
+from tests.data.test_lerobot import of_images, of_video, picture
 from tests.latent_sets.conftest import bytes_of, encode, in_this_process, table_of
 from vidtwin.frames.clips import Geometry, to_clip
 from vidtwin.inference.encode import encode_video
@@ -213,6 +214,32 @@ def test_rows_for_each_frame_of_an_episode(model, plan, tmp_path):
     last = next(row for row in rows if row["episode_index"] == 1 and row["frame_index"] == 7)
     assert last["frames"] == [1] * 12 + [1, 3, 5, 7] and last["valid"] == 4  # every second of 10 frames a second
     assert last["times"][-1] == pytest.approx(0.7) and last["times"][0] == pytest.approx(0.1)
+
+
+def test_cameras_stored_as_images_give_rows_that_join(model, plan, tmp_path):
+    source = of_images(tmp_path / "set", [picture(number) for number in range(30)])
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1), encoder=in_this_process)
+    assert summary.rows == 30 and not summary.failures
+    rows = table_of(tmp_path / "out").select(["episode_index", "frame_index", "start", "times"]).to_pylist()
+    assert [(row["episode_index"], row["frame_index"], row["start"]) for row in rows] == [
+        (episode, frame, 10 * episode) for episode in range(3) for frame in range(10)
+    ]
+    assert rows[13]["times"][:2] == pytest.approx([0.3, 0.4])
+
+
+def test_episodes_that_would_not_join_and_tars_that_are_cut_off_are_failures(model, plan, tmp_path, clip):
+    spans = [(10 * e / 30, (10 + 10 * e) / 30) for e in range(3)]
+    source = of_video(tmp_path / "set", 30, [1000 * number for number in range(30)], spans, length=[10, 3, 20])
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1), encoder=in_this_process)
+    assert summary.rows == 10 and {reason for _, reason in summary.failures} == {
+        "has 10 frames from 10 on, the data set says 3; get it again",
+        "has 10 frames from 20 on, the data set says 20; get it again",
+    }
+    shards = [pack(tmp_path / f"s-{number}.tar", (clip, f"{number}.mp4")) for number in range(2)]
+    shards[0].write_bytes(shards[0].read_bytes()[:5000])
+    summary = encode(tmp_path / "s-{0..1}.tar", tmp_path / "tars", model, plan, encoder=in_this_process)
+    (failure,) = summary.failures
+    assert (summary.encoded, failure[0]) == (1, "s-0.tar") and "it is cut off in 0.mp4" in failure[1]
 
 
 def test_a_real_robot_data_set(model, plan, tmp_path, assets):
