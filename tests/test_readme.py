@@ -45,6 +45,7 @@ def test_the_examples_of_data_sets_run(clip, tmp_path, monkeypatch):
     exec(compile(blocks(README)[2], "README.md", "exec"), names)
     assert len(names["z"]) == 4
     (block,) = blocks((ROOT / "docs" / "datasets.md").read_text())
+    names["__name__"] = "__main__"
     exec(compile(block.replace("num_workers=2", "num_workers=0"), "datasets.md", "exec"), names)
     assert names["clip"].shape == (4, 3, 16, 224, 224)
 

@@ -4,10 +4,11 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
@@ -51,6 +52,57 @@ def longest_name(path: Path) -> int:
         return os.pathconf(path.absolute().parent, "PC_NAME_MAX")
     except (AttributeError, OSError, ValueError):
         return 255
+
+
+def check_regular(path: str | os.PathLike[str], most: int | None = None) -> None:
+    """Raise the OSError or ValueError, in one line, for a path that is no regular file, or has more than `most` bytes.
+
+    Opening a pipe, a socket or a device could wait for ever.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise IsADirectoryError(f"{in_line(path)}: is a folder; name a file")
+    if not file.exists():
+        raise FileNotFoundError(f"{in_line(path)}: no such file; check the name")
+    if not file.is_file():
+        raise OSError(f"{in_line(path)}: is a pipe, a socket or a device, not a file; copy what comes of it to a file first")
+    if most is not None and (size := file.stat().st_size) > most:
+        raise ValueError(f"{in_line(path)}: has {size:,} bytes, more than {most:,}; split it")
+
+
+def read_json(text: str | bytes) -> Any:
+    """Plain values of JSON. Raises ValueError for what is none, is not finite, or is nested too deeply."""
+
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"{number} is not a finite number")
+        return value
+
+    try:
+        return json.loads(text, parse_float=finite, parse_constant=finite)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+Kind = TypeVar("Kind", bool, int, float, str, list, dict)
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "an object"}
+
+
+def fact(facts: Any, name: str, kind: type[Kind], least: float = -math.inf) -> Kind:
+    """The value `name` of an object of JSON, held against its kind; numbers are finite, at least `least`, whole ones below 2^63.
+
+    Raises ValueError, in one line without the file, for another kind, or if it is missing.
+    """
+    if not isinstance(facts, dict) or name not in facts:
+        raise ValueError(f"{name} is missing")
+    value = facts[name]
+    right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if right and kind in (int, float):
+        right = least <= value and abs(value) < (2**63 if kind is int else math.inf)
+    if not right:
+        beyond = f" of at least {least:g}" if least > -math.inf else ""
+        raise ValueError(f"{name} is {in_line(repr(value), 60)}, not {KINDS[kind]}{beyond}")
+    return value
 
 
 def write_json(path: str | os.PathLike[str], values: Any, indent: int = 2, allow_nan: bool = True) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -50,3 +51,16 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, line):
     (tmp_path / "f.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match="f.jsonl: line 1 is not of a list of failures"):
         FailureList(tmp_path / "f.jsonl", 10, 0.5)
+
+
+@pytest.mark.parametrize("line", ['{"recording": 3, "reason": "x"}', '{"recording": "a", "reason": null}', "[" * 100_000, "NaN"])
+def test_a_list_that_is_well_formed_and_wrong_is_refused(tmp_path, line):
+    (tmp_path / "failures.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match="line 1 is not of a list of failures .*; delete the file"):
+        FailureList(tmp_path / "failures.jsonl", 3, 1.0)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "failures.jsonl")
+    with pytest.raises(OSError, match="is a pipe, a socket or a device"):
+        FailureList(tmp_path / "failures.jsonl", 3, 1.0)

@@ -1,16 +1,21 @@
 """A folder of short real videos, and what a cache of it holds."""
 
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
+import torch
 
 from tests.conftest import SMALL
 from vidtwin import VidTwin
+from vidtwin.latent_sets.items import Item
 from vidtwin.latent_sets.job import encode_dataset
+from vidtwin.latent_sets.local import Setup, encode_chunk
 from vidtwin.latent_sets.plan import Plan
+from vidtwin.latent_sets.spool import Entry
 from vidtwin.latents.stream import Identity
 
 
@@ -39,6 +44,15 @@ def table_of(out: Path) -> Any:
 def bytes_of(out: Path) -> dict[str, bytes]:
     """The parts, by name."""
     return {path.name: path.read_bytes() for path in (out / "data").iterdir()}
+
+
+def in_this_process(setup: Setup, items: Sequence[Item]) -> Iterator[Entry]:
+    """An encoder that begins no process, which would take seconds."""
+    before = torch.get_num_threads()
+    try:
+        yield from encode_chunk(setup.engine(), setup, items)
+    finally:
+        torch.set_num_threads(before)
 
 
 def encode(videos: Path | str, out: Path, model: VidTwin, plan: Plan, **options: Any) -> Any:

@@ -1,14 +1,18 @@
 """Reading back: in PyTorch, normalised, by rank and worker; and in pandas, DuckDB and datasets."""
 
 import json
+import os
+import pickle
 import re
+import shutil
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.latent_sets.conftest import bytes_of, encode, table_of
+from tests.latent_sets.conftest import bytes_of, encode, in_this_process, table_of
 from vidtwin import Latents
 from vidtwin.cli.inspection import describe
 from vidtwin.latent_sets import dataset as reading
@@ -21,7 +25,7 @@ from vidtwin.model.latents import NormalizedLatents
 def out(videos, model, plan, tmp_path, monkeypatch):
     monkeypatch.setattr("vidtwin.latent_sets.store.GROUP_ROWS", 2)
     monkeypatch.setattr("vidtwin.latent_sets.job.PART_BYTES", 8000)
-    encode(videos, tmp_path / "out", model, plan, label=True)
+    encode(videos, tmp_path / "out", model, plan, label=True, encoder=in_this_process)
     return tmp_path / "out"
 
 
@@ -82,6 +86,109 @@ def test_each_row_comes_once(out, shuffle, world, workers):
         assert first == expected
     with pytest.raises(ValueError, match="rank 2 of 2"):
         IterableLatents(rows, rank=2, world=2)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_processes_get_rows_alike_however_few_row_groups_there_are(out, shuffle):
+    rows = LatentDataset(out)
+    for world in (2, 3, len(rows)):
+        shares = [sum(1 for _ in IterableLatents(rows, shuffle, rank=rank, world=world)) for rank in range(world)]
+        assert sum(shares) == len(rows) and max(shares) - min(shares) <= 1
+    with pytest.raises(ValueError, match=f"world={len(rows) + 1}: {out} has {len(rows)} rows, too few for each process to get one"):
+        IterableLatents(rows, world=len(rows) + 1)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_workers_of_every_start_method_read(out, start):
+    rows = LatentDataset(out, columns=["video"])
+    expected = [row["video"] for row in rows]
+    for data in (rows, IterableLatents(rows)):
+        loader = DataLoader(data, batch_size=4, num_workers=1, multiprocessing_context=start)
+        assert [video for batch in loader for video in batch["video"]] == expected
+
+
+def test_a_data_set_that_was_updated_while_it_is_open_says_so(out, videos, model, plan):
+    rows = LatentDataset(out)
+    shutil.copy(videos / "r" / "rot90.mp4", videos / "z.mp4")
+    encode(videos, out, model, plan, label=True, encoder=in_this_process)
+    with pytest.warns(UserWarning, match="out: was updated since it was opened; open it again for its new rows"):
+        before = [row["structure"] for row in rows]
+    assert len(before) == len(rows) < len(LatentDataset(out))
+    shutil.copy(videos / "v" / "vfr_jitter.mp4", videos / "h" / "h264_aac.mp4")  # the first part is written again
+    encode(videos, out, model, plan, label=True, encoder=in_this_process)
+    for stale in (rows, pickle.loads(pickle.dumps(rows))):
+        with pytest.raises(ValueError, match="out: was updated since it was opened .part-00000.parquet is another file or gone"):
+            list(IterableLatents(stale))
+        with pytest.raises(ValueError, match="open it again"):
+            stale.column("video")
+
+
+def _change(values, path, value):
+    """Plain values with another value at a path of keys; without the last key if that is ..."""
+    *above, last = path
+    inner = values
+    for key in above:
+        inner = inner[key]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return values
+
+
+HUGE = 10**40
+WRONG = [
+    (("format",), "1"), (("rows",), 1), (("rows",), HUGE), (("items",), -1), (("failures",), True), (("columns",), [1]),
+    (("files",), {}), (("files", 0, "file"), 3), (("files", 0, "file"), "/etc/passwd"), (("files", 0, "rows"), 1.5),
+    (("files", 0, "sha256"), ...), (("plan",), []), (("plan", "logvar"), "no"), (("plan", "every"), 2.5), (("plan", "batch"), HUGE),
+    (("plan", "dtype"), "float8"), (("plan", "device"), ["cpu"]), (("plan", "sample_fps"), "5"), (("plan", "model"), 5),
+    (("plan", "sample_fps"), float("nan")), (("plan", "model", "hidden"), "x"), (("plan", "model", "unknown"), 1),
+    (("plan", "weights_hash"), None), (("plan", "policy"), ...), (("statistics",), ...),
+    (("statistics", "structure", "mean"), [0.0]),
+    (("statistics", "structure", "mean", 0), float("inf")), (("statistics", "dynamics_x", "count"), HUGE),
+    (("statistics", "dynamics_y", "m2", 0), -1.0), (("statistics", "structure", "m2", 0), "1"),
+]  # fmt: skip
+
+
+def test_a_manifest_that_is_well_formed_and_wrong_is_refused(out):
+    path = out / "manifest.json"
+    text = path.read_text()
+    values = [json.dumps(_change(json.loads(text), place, value)) for place, value in WRONG if place != ("format",)]
+    for damaged in (*values, "[" * 100_000, "3", "null", text.replace('"rows": ', '"rows": 1e999, "x": ', 1), text[:-20]):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=r"manifest.json: (not the manifest of a data set of latents|damaged) \(") as caught:
+            LatentDataset(out)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+def test_a_plan_that_is_well_formed_and_wrong_is_refused(out, videos, model, plan):
+    path = out / "plan.json"
+    text = path.read_text()
+    places = [(place[1:], value) for place, value in WRONG if place[0] == "plan" and len(place) > 1]
+    for place, value in (*places, (("columns",), [["label"]]), (("columns",), "label"), (("format",), 1.5)):
+        path.write_text(json.dumps(_change(json.loads(text), place, value)))
+        with pytest.raises(ValueError, match=r"plan.json: not the plan of a data set of latents \(") as caught:
+            encode(videos, out, model, plan, label=True)
+        assert "\n" not in str(caught.value)
+
+
+def test_parts_that_are_not_of_the_manifest_are_refused(out):
+    part = out / "data" / "part-00000.parquet"
+    table = pyarrow.parquet.read_table(part)
+    for other, message in (
+        (table.slice(1), "the manifest says"),
+        (table.drop_columns(["structure"]), "column structure is not that of its plan"),
+        (table.set_column(0, "video", pyarrow.array(range(len(table)))), "column video is not that of its plan"),
+    ):
+        pyarrow.parquet.write_table(other, part)
+        with pytest.raises(ValueError, match=f"part-00000.parquet: .*{message}.*; run vidtwin encode-dataset again"):
+            LatentDataset(out)
+    part.unlink()
+    with pytest.raises(FileNotFoundError, match=r"part-00000.parquet: no such file"):
+        LatentDataset(out)
+    os.mkfifo(part)
+    with pytest.raises(OSError, match=r"part-00000.parquet: is a pipe"):
+        LatentDataset(out)
 
 
 def test_little_is_kept_in_memory(out, monkeypatch):
@@ -156,6 +263,42 @@ def test_hugging_face_datasets(out, model, tmp_path):
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "hf")).with_format("torch")
     found = torch.stack([row["structure"].float() for row in rows]).reshape(-1, *model.config.structure_shape)
     assert torch.equal(found, _exact(out, model).structure)
+
+
+def test_a_column_that_changes_its_kind_is_named(videos, model, plan, tmp_path):
+    path = videos / "list.csv"
+    path.write_text("videos,score\nh/h264_aac.mp4,1\n")
+    encode(path, tmp_path / "scores", model, plan, encoder=in_this_process)
+    path.write_text("videos,score\nh/h264_aac.mp4,0.5\n")
+    with pytest.raises(
+        ValueError, match="made with whole numbers in column 'score' of the source, which holds numbers now; use the"
+    ):
+        encode(path, tmp_path / "scores", model, plan)
+    path.write_text("videos,other\nh/h264_aac.mp4,1\n")
+    with pytest.raises(ValueError, match="was made with score of the source, now other; use the same options, or another folder"):
+        encode(path, tmp_path / "scores", model, plan)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_folder_itself_loads_in_hugging_face_datasets(out, tmp_path, streaming):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.load_dataset(str(out), split="train", streaming=streaming, cache_dir=str(tmp_path / "hf"))
+    assert [row["video"] for row in rows] == table_of(out).column("video").to_pylist()
+
+
+def test_a_card_that_is_there_is_kept_and_failures_of_former_versions_are_read(out, videos, model, plan):
+    (out / "README.md").write_text("mine")
+    rows = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert {row["video"] for row in rows} == {"broken.mp4", "cut.mp4"}
+    (out / "failures.jsonl").unlink()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out / "failures.parquet")
+    summary = encode(videos, out, model, plan, label=True)  # without a process, as nothing is tried again
+    assert (summary.encoded, summary.kept, len(summary.failures)) == (0, 5, 2)
+    assert (out / "README.md").read_text() == "mine" and not (out / "failures.parquet").exists()
+    for line in ('{"key": 3}', "[]", '{"key": "a", "sha256": "x", "size": NaN, "modified": 1, "reason": ""}', "[" * 100_000):
+        (out / "failures.jsonl").write_text(line + "\n")
+        with pytest.raises(ValueError, match="failures.jsonl: cannot be read .*; delete it and run again"):
+            encode(videos, out, model, plan, label=True)
 
 
 def _exact(out, model) -> Latents:

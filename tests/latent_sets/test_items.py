@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -94,6 +95,44 @@ def test_urls(clip, tmp_path, server):
         assert file.name == "a.mp4"
     with pytest.raises(ValueError, match=r"nosuch://x: cannot be opened \(.*nosuch"):
         list_items("nosuch://x")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["reference://a.mp4::file:///x.json", "simplecache::https://x.org/a.mp4", "zip://a.mp4::https://x.org/b.zip", "github://o:r@/a.mp4",
+     "https://x.org/a.mp4::file:///b", "local:///a.mp4", "filecache://x/a.mp4", "dir://a.mp4::s3://b", "git://a.mp4", "FILE:///a.mp4"],
+)  # fmt: skip
+def test_schemes_that_are_not_known_to_be_harmless_and_chains_are_refused(tmp_path, url):
+    (tmp_path / "list.csv").write_text(f"videos\n{url}\n")
+    for source in (str(tmp_path / "list.csv"), url):
+        with pytest.raises(ValueError, match=r"cannot be opened \((:: makes it a chain|.* is none of file, http)") as caught:
+            list_items(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_remote_list_names_no_files_of_this_machine(clip, server):
+    address, folder = server
+    (folder / "list.txt").write_text(f"file://{clip}\n")
+    with pytest.raises(ValueError, match="list.txt: names file://.*, a file of this machine"):
+        list_items(f"{address}/list.txt")
+
+
+def test_a_pipe_behind_a_url_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    (tmp_path / "list.txt").write_text(f"file://{tmp_path}/a.mp4\na.mp4\n")
+    for item in list_items(str(tmp_path / "list.txt")):
+        with pytest.raises(OSError, match="a.mp4: is a pipe, a socket or a device"), opened(item):
+            pass
+
+
+def test_labels_stay_text_and_long_numbers_keep_their_digits(clip, tmp_path):
+    for name in ("0/a.mp4", "1/a.mp4"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(clip, tmp_path / name)
+    assert [dict(item.columns) for item in list_items(str(tmp_path), label=True)] == [{"label": "0"}, {"label": "1"}]
+    big = 1234567890123456789012345678901234567890
+    (tmp_path / "list.csv").write_text(f"videos,label,id,exact\n0/a.mp4,0,{big},123456789012345678\n1/a.mp4,1,{big + 1},0.5\n")
+    assert dict(list_items(str(tmp_path / "list.csv"))[0].columns) == {"label": "0", "id": str(big), "exact": "123456789012345678"}
 
 
 def test_a_folder_of_a_remote_file_system(clip):

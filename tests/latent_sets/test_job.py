@@ -18,8 +18,9 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from tests.data.conftest import CAMERAS, LENGTHS, lerobot
-from tests.latent_sets.conftest import bytes_of, encode, table_of
+from tests.data.conftest import CAMERAS, LENGTHS, lerobot, pack
+from tests.data.test_lerobot import of_images, of_video, picture
+from tests.latent_sets.conftest import bytes_of, encode, in_this_process, table_of
 from vidtwin.frames.clips import Geometry, to_clip
 from vidtwin.inference.encode import encode_video
 from vidtwin.inference.engine import Engine
@@ -55,7 +56,7 @@ def test_rows_are_what_encoding_each_video_gives(videos, model, plan, tmp_path):
             assert facts["size"] == (videos / name).stat().st_size
             row += 1
     assert row == rows.num_rows
-    failures = pyarrow.parquet.read_table(tmp_path / "out" / "failures.parquet").to_pylist()
+    failures = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
     assert [failure["video"] for failure in failures] == ["broken.mp4", "cut.mp4"]
     assert all(failure["reason"] and "broken.mp4" not in failure["reason"] for failure in failures)
     assert not (tmp_path / "out" / "work").exists()
@@ -144,16 +145,17 @@ def test_damage_inside_an_episode_is_a_failure(model, plan, tmp_path):
     place, size = sizes[5]
     data[place + 4 : place + size] = bytes(size - 4)
     shared.write_bytes(data)
-    summary = encode(source, tmp_path / "out", model, plan)
+    summary = encode(source, tmp_path / "out", model, plan, encoder=in_this_process)
     assert any(key.endswith("[0:12]") and CAMERAS[0] in key for key, _ in summary.failures)
     episodes = source / "meta" / "episodes"
     table = pyarrow.parquet.read_table(next(episodes.rglob("*.parquet")))
     longer = table.column(f"videos/{CAMERAS[1]}/to_timestamp").to_numpy() + 5
     index = table.schema.get_field_index(f"videos/{CAMERAS[1]}/to_timestamp")
     pyarrow.parquet.write_table(
-        table.set_column(index, table.schema.field(index), pyarrow.array(longer)), next(episodes.rglob("*.parquet"))
+        table.set_column(index, table.schema.field(index), pyarrow.array(longer)).drop_columns(["length"]),
+        next(episodes.rglob("*.parquet")),
     )
-    reasons = dict(encode(source, tmp_path / "other", model, plan).failures)
+    reasons = dict(encode(source, tmp_path / "other", model, plan, encoder=in_this_process).failures)
     assert "has 9 frames from 0 on, the data set says 59; get it again" in reasons.values()
 
 
@@ -180,7 +182,7 @@ def test_another_plan_is_refused(videos, model, plan, tmp_path):
 def test_int8_takes_a_byte_a_value(videos, model, plan, tmp_path):
     sizes = {}
     for stored in ("float32", "int8"):
-        encode(videos, tmp_path / stored, model, replace(plan, stored=stored, every=1))
+        encode(videos, tmp_path / stored, model, replace(plan, stored=stored, every=1), encoder=in_this_process)
         (part,) = (tmp_path / stored / "data").iterdir()
         group = pyarrow.parquet.read_metadata(part).row_group(0)
         chunks = [group.column(i) for i in range(group.num_columns)]
@@ -190,8 +192,8 @@ def test_int8_takes_a_byte_a_value(videos, model, plan, tmp_path):
 
 @pytest.mark.parametrize("stored", ["float32", "int8"])
 def test_other_ways_to_store(videos, model, plan, tmp_path, stored):
-    encode(videos, tmp_path / "half", model, plan)
-    encode(videos, tmp_path / stored, model, replace(plan, stored=stored, logvar=True))
+    encode(videos, tmp_path / "half", model, plan, encoder=in_this_process)
+    encode(videos, tmp_path / stored, model, replace(plan, stored=stored, logvar=True), encoder=in_this_process)
     half, other = (latents_in(table_of(tmp_path / name), plan.config) for name in ("half", stored))
     for a, b in zip(half.tensors, other.tensors, strict=True):
         largest = b.abs().flatten(2).amax(2)
@@ -204,7 +206,7 @@ def test_other_ways_to_store(videos, model, plan, tmp_path, stored):
 def test_rows_for_each_frame_of_an_episode(model, plan, tmp_path):
     """A LeRobot data set: past windows, which join on (episode_index, frame_index)."""
     source = lerobot(tmp_path / "set", "v3.0")
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=1, anchor="last", sample_fps=5))
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1, anchor="last", sample_fps=5), encoder=in_this_process)
     assert summary.rows == 2 * sum(LENGTHS) and not summary.failures
     rows = table_of(tmp_path / "out").select(["episode_index", "frame_index", "camera", "frames", "times", "valid"]).to_pylist()
     keys = [(row["camera"], row["episode_index"], row["frame_index"]) for row in rows]
@@ -212,6 +214,32 @@ def test_rows_for_each_frame_of_an_episode(model, plan, tmp_path):
     last = next(row for row in rows if row["episode_index"] == 1 and row["frame_index"] == 7)
     assert last["frames"] == [1] * 12 + [1, 3, 5, 7] and last["valid"] == 4  # every second of 10 frames a second
     assert last["times"][-1] == pytest.approx(0.7) and last["times"][0] == pytest.approx(0.1)
+
+
+def test_cameras_stored_as_images_give_rows_that_join(model, plan, tmp_path):
+    source = of_images(tmp_path / "set", [picture(number) for number in range(30)])
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1), encoder=in_this_process)
+    assert summary.rows == 30 and not summary.failures
+    rows = table_of(tmp_path / "out").select(["episode_index", "frame_index", "start", "times"]).to_pylist()
+    assert [(row["episode_index"], row["frame_index"], row["start"]) for row in rows] == [
+        (episode, frame, 10 * episode) for episode in range(3) for frame in range(10)
+    ]
+    assert rows[13]["times"][:2] == pytest.approx([0.3, 0.4])
+
+
+def test_episodes_that_would_not_join_and_tars_that_are_cut_off_are_failures(model, plan, tmp_path, clip):
+    spans = [(10 * e / 30, (10 + 10 * e) / 30) for e in range(3)]
+    source = of_video(tmp_path / "set", 30, [1000 * number for number in range(30)], spans, length=[10, 3, 20])
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1), encoder=in_this_process)
+    assert summary.rows == 10 and {reason for _, reason in summary.failures} == {
+        "has 10 frames from 10 on, the data set says 3; get it again",
+        "has 10 frames from 20 on, the data set says 20; get it again",
+    }
+    shards = [pack(tmp_path / f"s-{number}.tar", (clip, f"{number}.mp4")) for number in range(2)]
+    shards[0].write_bytes(shards[0].read_bytes()[:5000])
+    summary = encode(tmp_path / "s-{0..1}.tar", tmp_path / "tars", model, plan, encoder=in_this_process)
+    (failure,) = summary.failures
+    assert (summary.encoded, failure[0]) == (1, "s-0.tar") and "it is cut off in 0.mp4" in failure[1]
 
 
 def test_a_real_robot_data_set(model, plan, tmp_path, assets):
@@ -233,7 +261,7 @@ def test_a_real_robot_data_set(model, plan, tmp_path, assets):
     frames = [(episode, frame) for episode, length in enumerate(lengths) for frame in range(length)]
     actions = pandas.DataFrame(frames, columns=["episode_index", "frame_index"]).assign(action=range(sum(lengths)))
 
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=4, anchor="last"))
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=4, anchor="last"), encoder=in_this_process)
     assert not summary.failures and summary.rows == 6 + 9
     rows = pandas.read_parquet(tmp_path / "out" / "data")
     joined = rows.merge(actions, on=["episode_index", "frame_index"])

@@ -17,6 +17,7 @@ def check_data_command(
     frames: int = 16,
     sample_fps: float | None = None,
     workers: int = 1,
+    camera: tuple[str, ...] = (),
     json_out: Path | None = None,
 ) -> None:
     """Decode a data set once and say what is in it: counts, sizes, rates, durations, shot cuts, and what is broken.
@@ -27,6 +28,7 @@ def check_data_command(
         frames: length of the clips that it is to be trained on.
         sample_fps: frame rate of the clips; default every frame.
         workers: processes that decode; 0 decodes in this one.
+        camera: cameras of a LeRobot data set, by name or by what follows its last dot; default all but depth maps.
         json_out: also write the report to this file.
     """
     from vidtwin.data.check import check_data
@@ -39,7 +41,7 @@ def check_data_command(
             shown.total, shown.n = total, done
             shown.refresh()
 
-        report = check_data(source, frames, sample_fps, workers, progress)
+        report = check_data(source, frames, sample_fps, workers, progress, camera)
     print(report.table())
     if json_out is not None:
         write_json(json_out, report.to_dict())
@@ -58,6 +60,7 @@ def encode_dataset_command(
     logvar: bool = False,
     label: bool = False,
     root: Path | None = None,
+    camera: tuple[str, ...] = (),
     damaged: bool = False,
     retry_failures: bool = False,
     device: Device = "auto",
@@ -90,6 +93,7 @@ def encode_dataset_command(
         logvar: store the posterior's log-variances beside its means.
         label: carry over the first folder of each video's path, as column "label".
         root: the folder that paths of a list are relative to; default the list's own.
+        camera: cameras of a LeRobot data set, by name or by what follows its last dot; default all but depth maps.
         damaged: encode damaged videos as far as they can be read, rather than count them as failures.
         retry_failures: try again what failed before and has not changed.
         device: auto is cuda if there is one, else cpu.
@@ -114,7 +118,7 @@ def encode_dataset_command(
         place = "cuda" if device == "cuda" or (device == "auto" and gpus is not None and gpus > 0) else "cpu"
     model = load_weights(weights, config)
     if verify is not None:
-        check = verify_dataset(source, out, model, verify, label=label, root=root)
+        check = verify_dataset(source, out, model, verify, label=label, root=root, cameras=camera)
         print(f"{out}: {check.files} files and {check.rows:,} rows are as they were written")
         print(f"{out}: {check.items} recordings ({check.rows_again} rows) encoded again are the same, bit for bit")
         return
@@ -140,6 +144,7 @@ def encode_dataset_command(
             plan,
             label=label,
             root=root,
+            cameras=camera,
             processes=processes,
             retry=retry_failures,
             scratch=scratch,
@@ -152,5 +157,5 @@ def encode_dataset_command(
         name, reason = summary.failures[0]
         raise ValueError(
             f"{len(summary.failures)} of {summary.items} recordings failed, {name}: {reason}; all reasons are in "
-            f"{out / 'failures.parquet'}, --retry-failures tries them again"
+            f"{out / 'failures.jsonl'}, --retry-failures tries them again"
         )

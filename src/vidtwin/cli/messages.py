@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 
 from tyro.conf import Positional
 
-OTHERWISE = {"check_db": "check", "stored": "store"}  # arguments of the library whose flags have other names
+OTHERWISE = {"check_db": "check", "stored": "store", "cameras": "camera"}  # arguments of the library whose flags have other names
 ARGUMENT = re.compile(r"""(?<![^\s(])(\w+)=('[^']*'|"[^"]*"|[\w.+-]+)(?=[\s:;,)]|$)""")
 
 

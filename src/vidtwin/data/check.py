@@ -3,7 +3,7 @@
 import statistics
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -13,13 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidtwin.data.sources import Recording, recordings
+from vidtwin.data.recording import Recording
+from vidtwin.data.sources import left_out, recordings
+from vidtwin.files import in_line
 from vidtwin.frames.clips import frame_interval
 from vidtwin.frames.shots import CutDetector
 from vidtwin.processes import Pool
-from vidtwin.video.read.decode import TarMember, VideoWarning
+from vidtwin.video.read.decode import TableColumn, TarMember, VideoWarning
 from vidtwin.video.read.reader import iter_frames, probe
 
+File = Path | TarMember | TableColumn
 Names = tuple[tuple[str, str], ...]  # (recording, what is the matter)
 
 
@@ -43,6 +46,7 @@ class DataReport:
         frames, hours, clips: sums over what can be read; clips do not overlap.
         width, height (pixels), fps, duration (seconds): of a recording.
         cuts: shot cuts in files that are not damaged, by `frames.shots.CutDetector`; cuts_per_minute.
+        left_out: of a folder, how many files are no recordings, by suffix.
     """
 
     source: str
@@ -63,6 +67,7 @@ class DataReport:
     duration: Spread | None
     cuts: int
     cuts_per_minute: float
+    left_out: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, safe for JSON."""
@@ -87,6 +92,10 @@ class DataReport:
         for name, spread in (("width", self.width), ("height", self.height), ("fps", self.fps), ("seconds", self.duration)):
             if spread is not None:
                 lines[name] = f"{spread.low:.4g} to {spread.high:.4g}, median {spread.median:.4g}"
+        if self.left_out:
+            kinds = [f"{in_line(suffix, 20)} {count:,}" for suffix, count in self.left_out.items()]
+            more = f", {len(kinds) - 8} suffixes more" if len(kinds) > 8 else ""
+            lines["left out"] = f"{sum(self.left_out.values()):,} files of other suffixes: {', '.join(kinds[:8])}{more}"
         rows = [f"{name:14}{value}" for name, value in lines.items()]
         for kind, names in (("too short", self.too_short), ("broken", self.broken), ("damaged", self.damaged)):
             rows += [f"{kind}: {name}: {reason}" for name, reason in names]
@@ -99,6 +108,7 @@ def check_data(
     sample_fps: float | None = None,
     workers: int = 0,
     progress: Callable[[int, int], object] | None = None,
+    cameras: Sequence[str] = (),
 ) -> DataReport:
     """Decode all recordings of a source once and report what training would meet.
 
@@ -108,6 +118,7 @@ def check_data(
         workers: processes that decode; 0 decodes in this one. A script that asks for some needs the usual
             `if __name__ == "__main__":`.
         progress: called with (recordings done, recordings in all) after each file.
+        cameras: of a LeRobot data set, see `sources.recordings`.
 
     Raises:
         FileNotFoundError, ValueError: of `recordings`; a number that is not positive.
@@ -115,8 +126,8 @@ def check_data(
     """
     if frames < 1 or workers < 0 or (sample_fps is not None and not sample_fps > 0):
         raise ValueError(f"frames={frames}, sample_fps={sample_fps}, workers={workers}: must be positive (workers may be 0)")
-    files: dict[Path | TarMember, list[Recording]] = {}  # a file is decoded once, however many recordings are in it
-    for recording in recordings(source):
+    files: dict[File, list[Recording]] = {}  # a file is decoded once, however many recordings are in it
+    for recording in recordings(source, cameras=cameras):
         files.setdefault(recording.file, []).append(recording)
     total = sum(map(len, files.values()))
 
@@ -125,14 +136,16 @@ def check_data(
     slower = clips = done = 0
     for facts, here in zip(_in_order(_examine, files, workers), files.values(), strict=True):
         for recording in here:
-            if isinstance(facts, Exception):
-                bad["broken"].append((recording.name, recording.reason(facts)))
+            if isinstance(facts, Exception) or recording.problem is not None:
+                bad["broken"].append((recording.name, recording.problem or recording.reason(ValueError(str(facts)))))
                 continue
             part = _Part.of(facts, recording)
             needed = (frames - 1) * (1 if sample_fps is None else frame_interval(facts.fps, sample_fps)) + 1
             if part.frames < needed:
                 bad["too short"].append((recording.name, f"{part.frames} frames, a clip needs {needed}"))
-            if facts.damage:
+            if recording.length not in (None, part.frames):
+                bad["damaged"].append((recording.name, f"has {part.frames} frames, the data set says {recording.length}"))
+            elif facts.damage:
                 bad["damaged"].append((recording.name, recording.reason(facts.damage)))
             slower += sample_fps is not None and facts.fps < sample_fps
             clips += part.frames // needed
@@ -161,6 +174,7 @@ def check_data(
         duration=_spread([part.seconds for part in parts]),
         cuts=cuts,
         cuts_per_minute=60 * cuts / seconds if seconds else 0.0,
+        left_out=left_out(source),
     )
 
 
@@ -195,7 +209,7 @@ class _Part:
         return _Part(facts.width, facts.height, float(facts.fps), len(times), seconds, cuts)
 
 
-def _examine(file: Path | TarMember) -> _Facts | Exception:
+def _examine(file: File) -> _Facts | Exception:
     try:
         info = probe(file)
         is_cut = CutDetector()
@@ -213,14 +227,12 @@ def _examine(file: Path | TarMember) -> _Facts | Exception:
         return ValueError(str(error))  # as it is, it need not survive the way out of a worker
 
 
-def _in_order(
-    examine: Callable[[Path | TarMember], _Facts | Exception], files: Iterable[Path | TarMember], workers: int
-) -> Iterator[_Facts | Exception]:
+def _in_order(examine: Callable[[File], _Facts | Exception], files: Iterable[File], workers: int) -> Iterator[_Facts | Exception]:
     """`map` over processes, a few files ahead."""
     if workers == 0:
         yield from map(examine, files)
         return
-    waiting: deque[tuple[Path | TarMember, Future[_Facts | Exception]]] = deque()
+    waiting: deque[tuple[File, Future[_Facts | Exception]]] = deque()
 
     def first() -> _Facts | Exception:
         file, future = waiting.popleft()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vidtwin.data.sources import Recording
+from vidtwin.data.recording import Recording
 from vidtwin.frames.clips import Geometry, frame_interval, to_clip
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.video.read.reader import frame_count, probe, read_clip
@@ -20,6 +20,10 @@ from vidtwin.video.read.reader import frame_count, probe, read_clip
 TRIES = 10  # recordings in a row that may be unusable
 
 Failures = tuple[tuple[str, str], ...]  # (name of the recording, why it could not be used)
+
+
+class TooShortError(ValueError):
+    """A recording holds no clip."""
 
 
 class Sample(NamedTuple):
@@ -52,7 +56,8 @@ class TrainingClips(Dataset[Sample]):
 
     Each round of len(recordings) items draws every recording once, in an order of its own. No recording is opened before it
     is drawn: one that cannot be read, or holds no clip, is named in the sample's failures, and the next one of the round's
-    order is tried. Start, crop and mirroring are drawn for every item, and for every try, anew.
+    order is tried. An episode of a LeRobot data set that holds no clip is no failure. Start, crop and mirroring are drawn for
+    every item, and for every try, anew.
 
     Args:
         recordings: at least one.
@@ -91,15 +96,20 @@ class TrainingClips(Dataset[Sample]):
         round_, place = divmod(index, len(self.recordings))
         order = self._order_of(round_)
         failures: list[tuple[str, str]] = []
-        for attempt in range(TRIES):
+        for attempt in range(max(TRIES, len(order))):
             recording = self.recordings[order[(place + attempt) % len(order)]]
             try:
                 clip = self._draw(recording, np.random.default_rng((self.seed, 1, index, attempt)).random(5))
                 return Sample(clip, index, tuple(failures))
             except (ValueError, OSError) as error:
-                failures.append((recording.name, recording.reason(error)))
-        name, reason = failures[-1]
-        raise ValueError(f"{TRIES} recordings in a row could not be used, the last one {name} ({reason}); check the data")
+                reason = recording.reason(error)
+                if not is_short_episode(recording, error):
+                    failures.append((recording.name, reason))
+            if len(failures) == TRIES:
+                break
+        raise ValueError(
+            f"{attempt + 1} recordings in a row could not be used, the last one {recording.name} ({reason}); check the data"
+        )
 
     def _order_of(self, round_: int) -> np.ndarray:
         if self._order is None or self._order[0] != round_:
@@ -108,6 +118,7 @@ class TrainingClips(Dataset[Sample]):
 
     def _draw(self, recording: Recording, draws: np.ndarray) -> Tensor:
         """uint8 (3, F, H, W). `draws` in [0, 1) decide the start, short side, top, left and mirroring."""
+        recording.check()
         start, short, top, left, mirrored = draws
         frames, model = self.config.frames, (self.config.height, self.config.width)
         stride = 1 if self.sample_fps is None else frame_interval(probe(recording.file).fps, self.sample_fps)
@@ -128,16 +139,22 @@ class TrainingClips(Dataset[Sample]):
         return ((x + 1) * 127.5).round().to(torch.uint8)
 
 
+def is_short_episode(recording: Recording, error: Exception) -> bool:
+    """Whether what is wrong is only that an episode of a LeRobot data set holds no clip, which is no failure."""
+    return isinstance(error, TooShortError) and recording.length is not None
+
+
 def first_frames(recording: Recording, frames: int, stride: int) -> range:
     """Numbers of the frames at which a clip of `frames` frames, `stride` apart, can start.
 
-    Raises ValueError when there are none; OSError or ValueError when the recording cannot be read.
+    Raises TooShortError when there are none; OSError or ValueError when the recording cannot be read.
     """
+    recording.check()
     count = frame_count(recording.file)
     stop = count if recording.stop is None else min(recording.stop, count)
     needed = (frames - 1) * stride + 1
     if stop - recording.start < needed:
-        raise ValueError(f"{max(0, stop - recording.start)} frames, a clip needs {needed}")
+        raise TooShortError(f"{max(0, stop - recording.start)} frames, a clip needs {needed}")
     return range(recording.start, stop - needed + 1)
 
 
@@ -173,7 +190,9 @@ def validation_clips(recordings: Sequence[Recording], config: VidTwinConfig, cou
             images = read_clip(recording.file, first_frames(recording, config.frames, 1)[0], config.frames)
             clips.append(to_clip(images, Geometry.plan("crop", images.shape[1:3], (config.height, config.width))))
         except (ValueError, OSError) as error:
-            failures.append((recording.name, recording.reason(error)))
+            last = f"{recording.name} ({recording.reason(error)})"
+            if not is_short_episode(recording, error):
+                failures.append((recording.name, recording.reason(error)))
     if not clips:
-        raise ValueError(f"none of {len(failures)} recordings holds a clip of {config.frames} frames; the last: {failures[-1]}")
+        raise ValueError(f"none of {len(recordings)} recordings holds a clip of {config.frames} frames; the last: {last}")
     return torch.stack(clips), tuple(failures)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vidtwin.files import atomic_output
+from vidtwin.files import atomic_output, check_regular, fact, in_line, read_json
 
 
 class FailureList:
@@ -24,14 +24,16 @@ class FailureList:
     def __init__(self, path: Path, total: int, limit: float):
         self.path, self.total, self.limit = path, total, limit
         self._reasons: dict[str, str] = {}
+        if path.exists():
+            check_regular(path)
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         *lines, cut_short = text.split("\n")
         for number, line in enumerate(lines, 1):
             try:
-                record = json.loads(line)
-                self._reasons[record["recording"]] = record["reason"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}: line {number} is not of a list of failures; delete the file") from error
+                record = read_json(line)
+                self._reasons[fact(record, "recording", str)] = fact(record, "reason", str)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number} is not of a list of failures ({error}); delete the file") from error
         if cut_short:
             with atomic_output(path) as partial:
                 partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -53,7 +55,7 @@ class FailureList:
                 os.fsync(file.fileno())
             self._reasons |= new
             for name, reason in new.items():
-                tqdm.write(f"passed over: {name}: {reason}")
+                tqdm.write(f"passed over: {in_line(name)}: {in_line(reason)}")
         if len(self) > self.limit * self.total:
             raise ValueError(
                 f"{len(self)} of {self.total} recordings could not be used, more than max_failures={self.limit:g}; the list is in "

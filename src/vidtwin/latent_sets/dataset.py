@@ -5,6 +5,7 @@ Letters: N rows; C channels of a latent.
 
 import bisect
 import itertools
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from vidtwin.files import check_regular
 from vidtwin.latent_sets.plan import Plan
-from vidtwin.latent_sets.rows import latents_in, needs_pyarrow
+from vidtwin.latent_sets.rows import latents_in, needs_pyarrow, schema
 from vidtwin.latent_sets.statistics import Statistics
 from vidtwin.latent_sets.store import read_manifest
 from vidtwin.model.latents import NAMES, Latents, NormalizedLatents
@@ -37,8 +39,11 @@ class LatentDataset(Dataset[Row]):
         columns: further ones wanted, of `names`.
         normalize: by the data set's own statistics, `normalizer`.
 
+    It is of the folder as it was when this was made: reading rows that were replaced since is a ValueError, and where only
+    others came, a warning.
+
     Raises:
-        FileNotFoundError: no finished data set. ValueError: a damaged one, or a column that there is not.
+        FileNotFoundError: no finished data set, or a part of it is missing. ValueError: a damaged one, or an unknown column.
     """
 
     def __init__(self, folder: str | Path, columns: Sequence[str] = (), normalize: bool = True):
@@ -47,14 +52,14 @@ class LatentDataset(Dataset[Row]):
         self.plan = Plan.from_dict(manifest["plan"])
         self.normalizer = Statistics.from_dict(manifest["statistics"]).normalizer()
         self.normalize = normalize
-        self._parquet = needs_pyarrow().parquet
         self.groups: list[tuple[Path, int, int]] = []  # file, its row group, rows
+        self._stamps = {self.folder / "manifest.json": _stamp(self.folder / "manifest.json")}
         for facts in manifest["files"]:
-            footer = self._parquet.read_metadata(self.folder / facts["file"])
-            for group in range(footer.num_row_groups):
-                self.groups.append((self.folder / facts["file"], group, footer.row_group(group).num_rows))
+            path = self.folder / facts["file"]
+            self.groups += _groups(path, facts["rows"], self.plan)
+            self._stamps[path] = _stamp(path)
         self._starts = list(itertools.accumulate((rows for *_, rows in self.groups), initial=0))
-        self.names: list[str] = self._parquet.read_schema(self.groups[0][0]).names if self.groups else []
+        self.names: list[str] = _parquet().read_schema(self.groups[0][0]).names if self.groups else []
         own = [name for name in self.names if name.removesuffix("_scale") in NAMES]
         if unknown := [name for name in columns if name not in self.names or name in own]:
             raise ValueError(f"{folder}: no column {unknown[0]!r} beside the latents; there are {', '.join(self.names)}")
@@ -84,12 +89,25 @@ class LatentDataset(Dataset[Row]):
     def read_group(self, group: int) -> tuple[Latents, dict[str, list[Any]]]:
         """The latents, normalised if rows are, and the columns of a row group."""
         path, number, _ = self.groups[group]
-        with self._parquet.ParquetFile(path) as file:
-            table = file.read_row_group(number, columns=self._wanted)
+        self._check_unchanged(path)
+        try:
+            with _parquet().ParquetFile(path) as file:
+                table = file.read_row_group(number, columns=self._wanted)
+        except (OSError, needs_pyarrow().ArrowException) as error:
+            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); run vidtwin encode-dataset again") from error
         latents = latents_in(table, self.plan.config)
         if self.normalize:
             latents = Latents(*self.normalizer.normalize(latents).tensors)
         return latents, {name: table.column(name).to_pylist() for name in self.columns}
+
+    def _check_unchanged(self, path: Path) -> None:
+        """Refuse a part that has changed since this was made, and say once that the data set has."""
+        if _stamp(path) != self._stamps[path]:
+            raise ValueError(f"{self.folder}: was updated since it was opened ({path.name} is another file or gone); open it again")
+        manifest = self.folder / "manifest.json"
+        if (now := _stamp(manifest)) != self._stamps[manifest]:
+            self._stamps[manifest] = now
+            warnings.warn(f"{self.folder}: was updated since it was opened; open it again for its new rows", stacklevel=3)
 
     def _row(self, latents: Latents, columns: dict[str, list[Any]], place: int) -> Row:
         tensors = {name: tensor[place] for name, tensor in zip(NAMES, latents.tensors, strict=True)}
@@ -100,7 +118,9 @@ class LatentDataset(Dataset[Row]):
         if name not in self.names:
             raise ValueError(f"{self.folder}: no column {name!r}; there are {', '.join(self.names)}")
         paths = dict.fromkeys(path for path, *_ in self.groups)
-        return [value for path in paths for value in self._parquet.read_table(path, columns=[name]).column(0).to_pylist()]
+        for path in paths:
+            self._check_unchanged(path)
+        return [value for path in paths for value in _parquet().read_table(path, columns=[name]).column(0).to_pylist()]
 
     def latents_of(self, batch: Row) -> NormalizedLatents | Latents:
         """Of a batch that a loader made: with the type that says whether they are normalised."""
@@ -108,11 +128,43 @@ class LatentDataset(Dataset[Row]):
         return NormalizedLatents(*tensors) if self.normalize else Latents(*tensors)
 
 
+def _parquet() -> Any:
+    return needs_pyarrow().parquet  # a module cannot be pickled, so it is no attribute
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells that a file is still the same; None if it is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _groups(path: Path, rows: int, plan: Plan) -> list[tuple[Path, int, int]]:
+    """The row groups of a part. Raises OSError or ValueError, in one line, for one that is missing or not of the plan."""
+    pa = needs_pyarrow()
+    check_regular(path)
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            footer, there = file.metadata, file.schema_arrow
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); run vidtwin encode-dataset again") from error
+    wrong = [field.name for field in schema(plan) if field.name not in there.names or there.field(field.name).type != field.type]
+    if wrong or footer.num_rows != rows:
+        what = f"column {wrong[0]} is not that of its plan" if wrong else f"has {footer.num_rows} rows, the manifest says {rows}"
+        raise ValueError(f"{path}: {what}; run vidtwin encode-dataset again")
+    return [(path, group, footer.row_group(group).num_rows) for group in range(footer.num_row_groups)]
+
+
 class IterableLatents(IterableDataset[Row]):
     """The rows of a `LatentDataset` as a stream: each of `world` processes, and each of its loader's workers, gives a share.
 
-    Row groups are dealt out; with `shuffle` in an order drawn anew for every epoch (`set_epoch`), and the rows of `MIXED` groups
-    are mixed. All rows come once an epoch; shares differ by less than a group for each process and worker.
+    Rows are dealt out in runs, over row groups in order; with `shuffle` in an order drawn anew for every epoch (`set_epoch`), and
+    the rows of `MIXED` groups are mixed. All rows come once an epoch; the shares of processes differ by one row at most.
+
+    Raises:
+        ValueError: `rank` is not in 0..world-1, or there are fewer rows than processes.
     """
 
     MIXED = 4
@@ -120,6 +172,8 @@ class IterableLatents(IterableDataset[Row]):
     def __init__(self, rows: LatentDataset, shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1):
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world}: give 0 to {world - 1}")
+        if len(rows) < world:
+            raise ValueError(f"world={world}: {rows.folder} has {len(rows)} rows, too few for each process to get one; use fewer")
         self.rows, self.shuffle, self.seed, self.rank, self.world, self.epoch = rows, shuffle, seed, rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,12 +185,26 @@ class IterableLatents(IterableDataset[Row]):
         share, shares = (0, 1) if worker is None else (worker.id, worker.num_workers)
         rng = np.random.default_rng([self.seed, self.epoch])
         groups = rng.permutation(len(self.rows.groups)) if self.shuffle else np.arange(len(self.rows.groups))
-        mine = groups[self.rank * shares + share :: self.world * shares].tolist()
+        mine = self._runs(groups.tolist(), share, shares)
         mixing = np.random.default_rng([self.seed, self.epoch, self.rank, share])
         size = self.MIXED if self.shuffle else 1
         for start in range(0, len(mine), size):
-            read = [self.rows.read_group(group) for group in mine[start : start + size]]
-            places = [(number, place) for number, (latents, _) in enumerate(read) for place in range(len(latents))]
+            runs = mine[start : start + size]
+            read = [self.rows.read_group(group) for group, _ in runs]
+            places = [(number, place) for number, (_, run) in enumerate(runs) for place in run]
             for place in mixing.permutation(len(places)) if self.shuffle else range(len(places)):
                 number, row = places[place]
                 yield self.rows._row(*read[number], row)
+
+    def _runs(self, groups: list[int], share: int, shares: int) -> list[tuple[int, range]]:
+        """Of one worker: groups, and which of their rows."""
+        total = len(self.rows)
+        begin, end = (total * (self.rank + one) // self.world for one in (0, 1))
+        begin, end = (begin + (end - begin) * (share + one) // shares for one in (0, 1))
+        runs, first = [], 0
+        for group in groups:
+            size = self.rows.groups[group][2]
+            if run := range(max(0, begin - first), min(size, end - first)):
+                runs.append((group, run))
+            first += size
+        return runs

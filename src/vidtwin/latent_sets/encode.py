@@ -20,7 +20,7 @@ from vidtwin.latent_sets.items import Content, Item, opened
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.rows import Encoded, table
 from vidtwin.threads import ahead, cores, side_by_side
-from vidtwin.video.read.decode import VideoWarning
+from vidtwin.video.read.decode import TableColumn, VideoWarning
 from vidtwin.video.read.info import PendingFrame, VideoInfo
 from vidtwin.video.read.random_access import timestamp
 from vidtwin.video.read.reader import iter_pending, probe
@@ -142,6 +142,7 @@ def read_windows(
         if begin is not None:
             begin(item)
         try:
+            _check(plan, item)
             with opened(item, scratch) as (file, content):
                 info = probe(file)
                 geometry = Geometry.plan(plan.policy, (info.height, info.width), (plan.config.height, plan.config.width))
@@ -157,7 +158,7 @@ def _windows(plan: Plan, item: Item, file: Any, info: VideoInfo, geometry: Geome
     step = plan.step(info.fps)
     every = plan.every or step * plan.config.frames
     # From the second frame of the file on, reading begins at the key frame before.
-    before = timestamp(file, item.start - 1) if item.start else None
+    before = timestamp(file, item.start - 1) if item.start and not isinstance(file, TableColumn) else None
     frames = iter_pending(file, item.start, item.stop, last_pts=before)
     f, kind = plan.config.frames, plan.anchor
     numbered = ((frame, is_needed(number, f, step, every, kind)) for number, frame in enumerate(_all(plan, item, frames)))
@@ -170,14 +171,27 @@ def _windows(plan: Plan, item: Item, file: Any, info: VideoInfo, geometry: Geome
         yield ReadWindow(cut, clip, tuple(round(time - first, 9) for _, time in cut.frames))
 
 
+def _check(plan: Plan, item: Item) -> None:
+    """Refuse what the source's listing showed to be wrong."""
+    if item.problem is not None:
+        raise ValueError(item.problem)
+    if item.stop is not None:
+        _check_count(plan, item, item.stop - item.start)
+
+
+def _check_count(plan: Plan, item: Item, count: int) -> None:
+    """Refuse other frames than the source says: rows would not join its own. Damaged recordings may have fewer, if taken."""
+    if item.stated is not None and (count > item.stated or (count < item.stated and not plan.damaged)):
+        raise ValueError(f"has {count} frames from {item.start} on, the data set says {item.stated}; get it again")
+
+
 def _all(plan: Plan, item: Item, frames: Iterable[PendingFrame]) -> Iterator[PendingFrame]:
-    """The frames, and a refusal at their end if there are fewer than the source says."""
+    """The frames, and a refusal at their end if there are not as many as there must be."""
     count = 0
     for frame in frames:
         yield frame
         count += 1
-    if item.stop is not None and count < item.stop - item.start and not plan.damaged:
-        raise ValueError(f"has {count} frames from {item.start} on, the data set says {item.stop - item.start}; get it again")
+    _check_count(plan, item, count)
 
 
 def _fitted(geometry: Geometry, numbered: tuple[PendingFrame, bool]) -> tuple[np.ndarray, float]:

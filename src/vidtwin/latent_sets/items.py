@@ -1,9 +1,8 @@
 """What of a source is encoded: recordings with an identity that does not depend on where the data set lies."""
 
-import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,15 +10,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vidtwin.data.sources import COLUMN, SUFFIXES, Recording, listed_lines, recordings
-from vidtwin.files import file_hash
-from vidtwin.video.read.decode import TarMember, file_holding
+from vidtwin.data.folders import is_video
+from vidtwin.data.recording import Columns, Recording
+from vidtwin.data.sources import COLUMN, LISTS, MOST_LIST, listed, recordings
+from vidtwin.files import check_regular, file_hash, in_line
+from vidtwin.video.read.decode import TableColumn, TarMember, file_holding
 
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
-NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d{1,2})?", re.IGNORECASE)
+NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?(e[+-]?\d{1,2})?", re.IGNORECASE)  # what float64 holds
+SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "ftp", "sftp", "memory")
+LABEL = "label"
 BLOCK = 1 << 20  # bytes that are copied at once
 Value = str | int | float
-Columns = tuple[tuple[str, Value], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,21 @@ class Item:
         video: its identity: the path below the source's folder, or the URL; "shard.tar!a.mp4" in a tar.
         file: what to open, or to get if it is a URL. start, stop: of its frames.
         columns: what is carried over to every row.
+        length: frames that the source says it has. problem: why it cannot be encoded, if listing showed that.
     """
 
     video: str
-    file: Path | TarMember | str
+    file: Path | TarMember | TableColumn | str
     start: int = 0
     stop: int | None = None
     columns: Columns = ()
+    length: int | None = None
+    problem: str | None = None
+
+    @property
+    def stated(self) -> int | None:
+        """Frames that it must have; None if nothing says so."""
+        return self.stop - self.start if self.length is None and self.stop is not None else self.length
 
     @property
     def key(self) -> str:
@@ -53,23 +63,26 @@ class Content:
     sha256: str
 
 
-def list_items(source: str, label: bool = False, root: Path | None = None) -> list[Item]:
+def list_items(source: str, label: bool = False, root: Path | None = None, cameras: Sequence[str] = ()) -> list[Item]:
     """The items of a source, in an order that depends on its content alone.
 
     Args:
         source: as `data.sources.recordings`; or a .csv or .txt with URLs; or the URL of such a list, or of a folder of videos
-            (any scheme that fsspec knows: s3://, gs://, hf://, https://).
+            (one of SCHEMES: s3://, gs://, hf://, https://, ...).
         label: carry over, as "label", the first folder of each video's path below the source.
         root: the folder that paths of a list are relative to; default the list's own.
+        cameras: of a LeRobot data set, as `recordings`.
 
     Raises:
-        OSError, ValueError: as `recordings`; a scheme that is not known, or whose package is not installed; two items with one key.
+        OSError, ValueError: as `recordings`; a scheme that is not taken, or whose package is not installed; two items with one key.
     """
-    if root is not None and (is_url(source) or not source.lower().endswith((".csv", ".txt"))):
+    if root is not None and (is_url(source) or not source.lower().endswith(LISTS)):
         raise ValueError(f"root={str(root)!r}: is for lists (.csv, .txt) of this machine; {source} is none; leave it out")
-    items = _remote(source) if is_url(source) else list(_local(Path(source), root))
+    if cameras and is_url(source):
+        raise ValueError(f"cameras={', '.join(cameras)!r}: is for LeRobot data sets; {source} is none; leave it out")
+    items = _remote(source) if is_url(source) else list(_local(Path(source), root, cameras))
     if label:
-        items = [replace(item, columns=(*item.columns, ("label", _folder(item)))) for item in items]
+        items = [replace(item, columns=(*item.columns, (LABEL, _folder(item)))) for item in items]
     seen: set[str] = set()
     for item in items:
         if item.key in seen:
@@ -84,9 +97,9 @@ def list_items(source: str, label: bool = False, root: Path | None = None) -> li
 
 
 def typed(items: list[Item]) -> list[Item]:
-    """Columns of text of which every value is a whole number, or a number, as such."""
+    """Columns of text of which every value is a whole number, or a number, as such; labels stay text."""
     for kind in (int, float):
-        for name in {name for item in items for name, value in item.columns if isinstance(value, str)}:
+        for name in {name for item in items for name, value in item.columns if isinstance(value, str)} - {LABEL}:
             values = [value for item in items for column, value in item.columns if column == name]
             if all(_is(kind, value) for value in values):
                 items = [replace(item, columns=tuple((c, kind(v) if c == name else v) for c, v in item.columns)) for item in items]
@@ -98,32 +111,25 @@ def _is(kind: type, value: Value) -> bool:
     return (WHOLE if kind is int else NUMBER).fullmatch(str(value)) is not None
 
 
-def _local(source: Path, root: Path | None = None) -> Iterator[Item]:
-    if source.suffix.lower() in (".csv", ".txt") and source.is_file():
-        root = source.parent if root is None else root
-        for one, line in zip(recordings(source, root), listed_names(source), strict=True):
-            yield Item(line, line, columns=one.columns) if is_url(line) else _item(one, root)
-        return
-    found = recordings(source)
-    root = source if source.is_dir() else source.parent
-    for one in found:
-        yield _item(one, root)
+def _local(source: Path, root: Path | None = None, cameras: Sequence[str] = ()) -> Iterator[Item]:
+    found = recordings(source, root, cameras)
+    root = root or (source if source.is_dir() else source.parent)
+    # In a path "//" would become "/", so the lines of a list are taken as they are.
+    lines = [name for name, _ in listed(source)] if source.suffix.lower() in LISTS and source.is_file() else [""] * len(found)
+    for one, line in zip(found, lines, strict=True):
+        yield Item(line, checked_url(line), columns=one.columns) if is_url(line) else _item(one, root)
 
 
 def _item(one: Recording, root: Path) -> Item:
     file = one.file
     name = os.path.relpath(file_holding(file), root).replace(os.sep, "/")
     if isinstance(file, TarMember):
-        return Item(f"{name}!{file.name}", replace(file, tar=file.tar.absolute()), one.start, one.stop, one.columns)
-    return Item(name, file.absolute(), one.start, one.stop, one.columns)  # for processes in other folders
-
-
-def listed_names(path: Path) -> list[str]:
-    """The lines of a list that `recordings` has read, as they are: in a path "//" would become "/"."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            return [row[COLUMN] for row in csv.DictReader(file)]
-        return listed_lines(file)
+        name, file = f"{name}!{file.name}", replace(file, tar=file.tar.absolute())
+    elif isinstance(file, TableColumn):
+        name, file = f"{name}!{file.name}", replace(file, table=file.table.absolute())
+    else:
+        file = file.absolute()  # for processes in other folders
+    return Item(name, file, one.start, one.stop, one.columns, one.length, one.problem)
 
 
 def _folder(item: Item) -> str:
@@ -132,36 +138,49 @@ def _folder(item: Item) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Whether it has a scheme: "s3://bucket/a.mp4"."""
+    """Whether it has a scheme: "s3://bucket/a.mp4", "reference://x::https://y"."""
     scheme, colon, _ = text.partition("://")
-    return bool(colon) and scheme.isidentifier()
+    return bool(colon) and re.fullmatch(r"[\w+.:-]+", scheme) is not None
+
+
+def checked_url(url: str) -> str:
+    """A URL that fsspec may open. Raises ValueError for other schemes, some of which run programs, and for chains of them."""
+    scheme = url.partition("://")[0]
+    if "::" in url:
+        raise ValueError(f"{in_line(url)}: cannot be opened (:: makes it a chain of URLs); name the file itself, or copy it")
+    if scheme not in SCHEMES:
+        raise ValueError(f"{in_line(url)}: cannot be opened ({in_line(scheme)} is none of {', '.join(SCHEMES)}); copy the files")
+    return url
 
 
 def _remote(source: str) -> list[Item]:
     fs, path = filesystem(source)
     scheme = source.partition("://")[0]
-    if source.lower().endswith((".csv", ".txt")):
+    if source.lower().endswith(LISTS):
         with TemporaryDirectory(prefix="vidtwin-") as folder:
             local = Path(folder, "list" + source[-4:].lower())
-            copy(source, local)
+            copy(source, local, MOST_LIST)
             items = list(_local(local))
+        if scheme != "file" and (own := next((item.video for item in items if item.video.startswith("file:")), None)):
+            raise ValueError(f"{in_line(source)}: names {in_line(own)}, a file of this machine; use a list of this machine for it")
         base = source.rpartition("/")[0]
         return [
             item if is_url(item.video) else replace(item, video=f"{base}/{item.video}", file=f"{base}/{item.video}")
             for item in items
         ]
     try:
-        names = sorted(name for name in fs.find(path) if name.lower().endswith(SUFFIXES))
+        names = sorted(name for name in fs.find(path) if is_video(name))
     except Exception as error:  # each file system has errors of its own
         raise OSError(f"{source}: cannot be listed ({_said(error)}); check the address") from error
     if not names:
         raise FileNotFoundError(f"{source}: no videos there; give a folder of videos, or a .csv with a column {COLUMN!r}")
-    urls = [name if is_url(name) else f"{scheme}://{name}" for name in names]
+    urls = [checked_url(name if is_url(name) else f"{scheme}://{name}") for name in names]
     return [Item(url, url) for url in urls]
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path there. Raises ValueError for a scheme that is not to be had."""
+    """fsspec's file system for a URL, and the path there. Raises ValueError for a scheme that is not taken, or not to be had."""
+    checked_url(url)
     try:
         import fsspec
 
@@ -171,15 +190,22 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise ValueError(f"{url}: cannot be opened ({_said(error)}); install what is missing, or copy the files") from error
 
 
-def copy(url: str, target: Path) -> None:
-    """Get a remote file. Raises OSError, naming the URL."""
+def copy(url: str, target: Path, most: int | None = None) -> None:
+    """Get a remote file of at most `most` bytes. Raises OSError or ValueError, naming the URL."""
     fs, path = filesystem(url)
+    if url.startswith("file:"):
+        check_regular(path, most)
+    done = 0
     try:
         with fs.open(path, "rb") as source, target.open("wb") as file:
             while block := source.read(BLOCK):
-                file.write(block)
+                done += file.write(block)
+                if most is not None and done > most:
+                    break
     except Exception as error:
         raise OSError(f"{url}: cannot be read ({_said(error)}); check the address") from error
+    if most is not None and done > most:
+        raise ValueError(f"{url}: has more than {most:,} bytes; split it")
 
 
 def _said(error: Exception) -> str:
@@ -187,7 +213,7 @@ def _said(error: Exception) -> str:
 
 
 @contextmanager
-def opened(item: Item, scratch: Path | None = None) -> Iterator[tuple[Path | TarMember, Content]]:
+def opened(item: Item, scratch: Path | None = None) -> Iterator[tuple[Path | TarMember | TableColumn, Content]]:
     """A file with the item's bytes, and what they are; of a URL a copy in a temporary folder (in `scratch`).
 
     Raises:
@@ -202,9 +228,10 @@ def opened(item: Item, scratch: Path | None = None) -> Iterator[tuple[Path | Tar
     yield item.file, content(item.file)
 
 
-def content(file: Path | TarMember) -> Content:
+def content(file: Path | TarMember | TableColumn) -> Content:
     """Of a local file, read once as long as it does not change. Raises OSError in one line."""
     path = file_holding(file)
+    check_regular(path)
     try:
         stat = path.stat()
         span = (file.offset, file.size) if isinstance(file, TarMember) else (0, stat.st_size)

@@ -74,6 +74,7 @@ def encode_dataset(
     *,
     label: bool = False,
     root: Path | None = None,
+    cameras: Sequence[str] = (),
     processes: int | None = None,
     retry: bool = False,
     scratch: Path | None = None,
@@ -89,7 +90,7 @@ def encode_dataset(
     Args:
         source: see `items.list_items`. out: the folder to make.
         model: in float32, of the plan's weights.
-        label, root: as in `list_items`.
+        label, root, cameras: as in `list_items`.
         processes: default one for each core, or each GPU.
         retry: try again what failed before.
         scratch: folder in which copies of remote files lie for the time they are needed; default in `out`.
@@ -101,7 +102,7 @@ def encode_dataset(
     """
     begun = time.perf_counter()
     needs_pyarrow()
-    items = {item.key: item for item in list_items(source, label, root)}
+    items = {item.key: item for item in list_items(source, label, root, cameras)}
     columns = next(iter(items.values())).columns
     names = [name for name, _ in columns]
     if odd := next((item for item in items.values() if [name for name, _ in item.columns] != names), None):
@@ -259,6 +260,7 @@ def verify_dataset(
     seed: int = 0,
     label: bool = False,
     root: Path | None = None,
+    cameras: Sequence[str] = (),
 ) -> Check:
     """Hold a data set against its manifest, and some of its items, drawn at random, against what encoding them again gives.
 
@@ -269,7 +271,7 @@ def verify_dataset(
     folder = Path(out)
     manifest = read_manifest(folder)
     plan = Plan.from_dict(manifest["plan"])
-    items = {item.key: item for item in list_items(source, label, root)}
+    items = {item.key: item for item in list_items(source, label, root, cameras)}
     rows = 0
     entries: dict[str, tuple[Path, int, Entry]] = {}
     parquet = needs_pyarrow().parquet

@@ -5,12 +5,19 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
+from vidtwin.files import fact
 from vidtwin.frames.clips import POLICIES, frame_interval
 from vidtwin.frames.windows import Anchor
 from vidtwin.latents.stream import Identity, with_hash
 from vidtwin.model.config import VidTwinConfig
 
 FORMAT = 1
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("dtype", "policy", "anchor", "stored", "device"), str),
+    **dict.fromkeys(("logvar", "damaged"), bool),
+    **dict.fromkeys(("threads", "batch"), int),
+}  # of the entries that are never null
+DTYPES, DEVICES = ("float32", "bfloat16", "float16"), ("cpu", "cuda", "mps")
 Stored = Literal["float16", "float32", "int8"]
 
 
@@ -64,7 +71,12 @@ class Plan:
                 raise ValueError(f"{name}={number}: give at least 1")
         if self.every is not None and self.every < 1:
             raise ValueError(f"every={self.every}: give at least 1 frame from a window to the next")
-        for name, value, choices in (("anchor", self.anchor, get_args(Anchor)), ("stored", self.stored, get_args(Stored))):
+        for name, value, choices in (
+            ("anchor", self.anchor, get_args(Anchor)),
+            ("stored", self.stored, get_args(Stored)),
+            ("dtype", self.dtype, DTYPES),
+            ("device", self.device, DEVICES),
+        ):
             if value not in choices:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
 
@@ -85,12 +97,14 @@ class Plan:
 
     @staticmethod
     def from_dict(facts: dict[str, Any]) -> "Plan":
-        """The plan that `to_dict` wrote. Raises KeyError, TypeError or ValueError if it is not one."""
-        if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']}; this vidtwin reads format {FORMAT}")
-        rest = {field.name: facts[field.name] for field in fields(Plan) if field.name not in ("config", "weights")}
-        weights = Identity(str(facts["weights"]), str(with_hash(facts)["weights_hash"]))
-        return Plan(VidTwinConfig.from_dict(facts["model"]), weights, **rest)
+        """The plan that `to_dict` wrote. Raises ValueError (of the config TypeError or KeyError, too) if it is not one."""
+        if (version := fact(facts, "format", int)) != FORMAT:
+            raise ValueError(f"format {version}; this vidtwin reads format {FORMAT}")
+        rest: dict[str, Any] = {name: fact(facts, name, kind) for name, kind in KINDS.items()}
+        for name, kind in (("sample_fps", float), ("every", int)):
+            rest[name] = None if name in facts and facts[name] is None else fact(facts, name, kind)
+        weights = Identity(fact(facts, "weights", str), fact(with_hash(facts), "weights_hash", str))
+        return Plan(VidTwinConfig.from_dict(fact(facts, "model", dict)), weights, **rest)
 
     def difference(self, other: "Plan") -> str | None:
         """In which entry two plans differ, for people; None if in none. What weights are called does not count."""

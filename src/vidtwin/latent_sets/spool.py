@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtwin.files import atomic_output, write_json
+from vidtwin.files import atomic_output, fact, read_json, write_json
 from vidtwin.latent_sets.encode import Failure, Rows
 from vidtwin.latent_sets.items import Content, Item, content, glance
 from vidtwin.latent_sets.plan import Plan
@@ -57,12 +57,14 @@ class Spool:
         rows, failure = self._files(item)
         try:
             if rows.is_file():
-                return entries_in(needs_pyarrow().ipc.open_file(rows).schema.metadata[METADATA])[0]
-            if failure.is_file():
-                return entry_of(json.loads(failure.read_text()))
+                entry = entries_in(needs_pyarrow().ipc.open_file(rows).schema.metadata[METADATA])[0]
+            elif failure.is_file():
+                entry = entry_of(read_json(failure.read_bytes()))
+            else:
+                return None
         except (OSError, KeyError, TypeError, ValueError, IndexError, needs_pyarrow().ArrowException):
             return None  # encoded again
-        return None
+        return entry if entry.key == item.key and failure.is_file() == (entry.reason is not None) else None
 
     def _files(self, item: Item) -> tuple[Path, Path]:
         name = hashlib.sha256(item.key.encode()).hexdigest()[:32]
@@ -127,10 +129,17 @@ def to_json(entries: Sequence[Entry], statistics: Statistics) -> bytes:
 
 
 def entries_in(metadata: bytes) -> list[Entry]:
-    return [entry_of(facts) for facts in json.loads(metadata)["items"]]
+    """What `to_json` wrote. Raises ValueError if it is not that."""
+    return [entry_of(facts) for facts in fact(read_json(metadata), "items", list)]
 
 
-def entry_of(facts: dict[str, Any]) -> Entry:
-    content = facts["content"]
-    columns = tuple((str(name), value) for name, value in facts["columns"])
-    return Entry(str(facts["key"]), None if content is None else Content(**content), int(facts["rows"]), facts["reason"], columns)
+def entry_of(facts: Any) -> Entry:
+    """An entry from plain values. Raises ValueError if they are none."""
+    own, content = [fact({"column": pair}, "column", list) for pair in fact(facts, "columns", list)], None
+    if any(len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) not in (str, int, float) for pair in own):
+        raise ValueError("columns are not pairs of a name and a value")
+    if "content" not in facts or facts["content"] is not None:
+        there = fact(facts, "content", dict)
+        content = Content(fact(there, "size", int, 0), fact(there, "modified", int), fact(there, "sha256", str))
+    reason = None if "reason" in facts and facts["reason"] is None else fact(facts, "reason", str)
+    return Entry(fact(facts, "key", str), content, fact(facts, "rows", int, 0), reason, tuple((name, v) for name, v in own))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidtwin.files import fact
 from vidtwin.model.latents import NAMES
 from vidtwin.model.normalizer import Normalizer
 
@@ -54,9 +55,12 @@ class Moments:
 
     @staticmethod
     def from_dict(facts: Mapping[str, Any]) -> "Moments":
-        """What `to_dict` wrote. Raises KeyError, TypeError or ValueError if it is not that."""
-        moments = Moments(int(facts["count"]), np.array(facts["mean"], np.float64), np.array(facts["m2"], np.float64))
-        if moments.mean.ndim != 1 or moments.mean.shape != moments.m2.shape or moments.count < 0 or not (moments.m2 >= 0).all():
+        """What `to_dict` wrote. Raises ValueError if it is not that."""
+        for name in ("mean", "m2"):
+            if not all(type(value) in (int, float) and abs(value) < np.inf for value in fact(facts, name, list)):
+                raise ValueError(f"{name} is not a list of numbers")
+        moments = Moments(fact(facts, "count", int, 0), np.array(facts["mean"], np.float64), np.array(facts["m2"], np.float64))
+        if moments.mean.shape != moments.m2.shape or not np.isfinite(moments.mean).all() or not (moments.m2 >= 0).all():
             raise ValueError("not the moments of channels")
         return moments
 
@@ -89,11 +93,17 @@ class Statistics:
         std = [torch.from_numpy(values).float() for values in stds]
         return Normalizer((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each latent."""
+        return tuple(len(moments.mean) for moments in self.moments)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that keep every bit."""
         return {name: moments.to_dict() for name, moments in zip(NAMES, self.moments, strict=True)}
 
     @staticmethod
     def from_dict(facts: Mapping[str, Any]) -> "Statistics":
-        structure, x, y = (Moments.from_dict(facts[name]) for name in NAMES)
+        """What `to_dict` wrote. Raises ValueError if it is not that."""
+        structure, x, y = (Moments.from_dict(fact(facts, name, dict)) for name in NAMES)
         return Statistics((structure, x, y))

@@ -2,7 +2,8 @@
 
     plan.json                    what decides its values, from the first moment on
     data/part-00000.parquet      rows, item after item in the source's order; each file's metadata says which items are in it
-    failures.parquet             items without rows: video, start, stop, size, sha256, reason
+    failures.jsonl               items without rows: key, video, start, stop, size, sha256, modified, reason
+    README.md                    a card, so that Hugging Face's datasets and hub take data/ for the rows; kept if it is there
     manifest.json                written last: files with rows, bytes and SHA-256; statistics; totals
     work                         while it is made: the rows, or the failure, of each item as it was encoded; a lock
 
@@ -12,12 +13,13 @@ are deleted after the part has its name. What is in a part counts, whatever else
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vidtwin.files import atomic_output, file_hash, write_json
+from vidtwin.files import atomic_output, check_regular, fact, file_hash, in_line, read_json, write_json
 from vidtwin.latent_sets.items import Columns, Content, Item
 from vidtwin.latent_sets.plan import FORMAT, Plan
 from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow, schema
@@ -25,7 +27,24 @@ from vidtwin.latent_sets.spool import METADATA, Entry, Spool, entries_in, stored
 from vidtwin.latent_sets.statistics import Statistics
 from vidtwin.version import __version__
 
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # of values of JSON that are not what they should be
+REMEDY = "use the same options, or another folder"
 PART_BYTES = 128 * 2**20  # of values in a part: it is closed after the item that reaches it
+FAILURES = "failures.jsonl"
+FORMER_FAILURES = "failures.parquet"  # of former versions, read still
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/part-*.parquet
+---
+# Latents of videos
+
+Made by `vidtwin encode-dataset`. `vidtwin.LatentDataset` reads this folder; so do `datasets.load_dataset` and every reader of
+Parquet. `manifest.json` has the model, the options and the statistics of the latents; `failures.jsonl` the recordings without
+rows.
+"""
 GROUP_ROWS = 256  # rows of a row group: what is read to get one row at random
 
 
@@ -54,6 +73,8 @@ class Store:
             raise ValueError(f"{self.folder}: has something else in it; choose another folder, or an empty one")
         self.work.mkdir(parents=True, exist_ok=True)
         self.data.mkdir(exist_ok=True)
+        if (self.work / "lock").exists():
+            check_regular(self.work / "lock")
         self._lock = (self.work / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,37 +100,36 @@ class Store:
             write_json(described, mine)
             return
         try:
-            found = json.loads(described.read_text())
-            there, columns = Plan.from_dict(found), [[str(name), str(kind)] for name, kind in found["columns"]]
-        except (KeyError, TypeError, ValueError) as error:
+            found = read_json(described.read_bytes())
+            there, columns = Plan.from_dict(found), fact(found, "columns", list)
+            if any(not isinstance(pair, list) or [type(text) for text in pair] != [str, str] for pair in columns):
+                raise ValueError("columns are not pairs of a name and a kind")
+        except DAMAGED as error:
             raise ValueError(f"{described}: not the plan of a data set of latents ({error}); choose another folder") from error
         if difference := self.plan.difference(there):
             raise ValueError(f"{self.folder}: was made with {difference}; use the same options, or another folder")
         if columns != mine["columns"]:
-            before, now = (", ".join(name for name, _ in some) or "no columns" for some in (columns, mine["columns"]))
-            raise ValueError(
-                f"{self.folder}: was made with {before} of the source, now {now}; use the same options, or another folder"
-            )
+            raise ValueError(f"{self.folder}: was made with {_difference(columns, mine['columns'])}; {REMEDY}")
 
     def parts(self) -> dict[Path, list[Entry]]:
-        """The parts in order, each with its items. Raises ValueError for a part that is damaged."""
-        found = {path: read_entries(path) for path in sorted(self.data.glob("part-*.parquet"))}
+        """The parts in order, each with its items. Raises ValueError for a part that is damaged, or not of this plan."""
+        found = {path: read_entries(path, self.plan) for path in sorted(self.data.glob("part-*.parquet"))}
         self._old = set(found)
         return found
 
     def failures(self) -> list[Entry]:
         """Of the run before, if one ended. Raises ValueError for a table that is damaged."""
-        pa, path = needs_pyarrow(), self.folder / "failures.parquet"
-        if not path.is_file():
-            return []
+        path = self.folder / FAILURES
         try:
-            rows = pa.parquet.read_table(path).to_pylist()
-            return [
-                Entry(row["key"], row["sha256"] and Content(row["size"], row["modified"], row["sha256"]), 0, row["reason"])
-                for row in rows
-            ]
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it and run again") from error
+            if path.is_file():
+                rows = [read_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            elif (path := self.folder / FORMER_FAILURES).is_file():
+                rows = needs_pyarrow().parquet.read_table(path).to_pylist()
+            else:
+                return []
+            return [_failure(row) for row in rows]
+        except (OSError, ValueError, needs_pyarrow().ArrowException) as error:
+            raise ValueError(f"{path}: cannot be read ({_first_line(error)}); delete it and run again") from error
 
     def _known(self) -> dict[str, dict[str, Any]]:
         """What the manifest of the run before says of its files."""
@@ -120,7 +140,7 @@ class Store:
 
     def next_number(self) -> int:
         """Of the next part."""
-        numbers = [int(path.stem.removeprefix("part-")) for path in self.data.glob("part-*.parquet")]
+        numbers = [int(name[1]) for path in self.data.iterdir() if (name := re.fullmatch(r"part-(\d{1,18})\.parquet", path.name))]
         return max(numbers, default=-1) + 1
 
     def write_part(self, items: Sequence[Item]) -> Path:
@@ -181,19 +201,12 @@ class Store:
     def finish(self, parts: Sequence[Path], failures: Sequence[tuple[Item, Entry]], took: dict[str, Any]) -> dict[str, Any]:
         """Write the failures and the manifest, then delete what neither needs. Returns the manifest."""
         pa = needs_pyarrow()
-        columns: dict[str, tuple[Any, list[Any]]] = {
-            "key": (pa.string(), [item.key for item, _ in failures]),
-            "video": (pa.string(), [item.video for item, _ in failures]),
-            "start": (pa.int64(), [item.start for item, _ in failures]),
-            "stop": (pa.int64(), [item.stop for item, _ in failures]),
-            "size": (pa.int64(), [entry.content and entry.content.size for _, entry in failures]),
-            "sha256": (pa.string(), [entry.content and entry.content.sha256 for _, entry in failures]),
-            "modified": (pa.int64(), [entry.content and entry.content.modified for _, entry in failures]),
-            "reason": (pa.string(), [entry.reason for _, entry in failures]),
-        }
-        with atomic_output(self.folder / "failures.parquet") as partial:
-            arrays = {name: pa.array(values, kind) for name, (kind, values) in columns.items()}
-            pa.parquet.write_table(pa.table(arrays), partial)
+        with atomic_output(self.folder / FAILURES) as partial:
+            partial.write_text("".join(f"{json.dumps(_failure_row(*failure))}\n" for failure in failures), encoding="utf-8")
+        (self.folder / FORMER_FAILURES).unlink(missing_ok=True)
+        if not (self.folder / "README.md").exists():
+            with atomic_output(self.folder / "README.md") as partial:
+                partial.write_text(CARD, encoding="utf-8")
         statistics = Statistics.none([shape[0] for shape in self.plan.config.latent_shapes])
         files, items = [], 0
         known = self._known()
@@ -226,15 +239,51 @@ class Store:
         return manifest
 
 
-def read_entries(path: Path) -> list[Entry]:
-    """The items of a part. Raises ValueError for a file that is not one."""
+def _difference(before: list[list[str]], now: list[list[str]]) -> str:
+    """In which columns two data sets differ."""
+    kinds = {"int": "whole numbers", "float": "numbers", "str": "text"}
+    there = dict(before)
+    for name, kind in now:
+        if len(before) == len(now) and there.get(name, kind) != kind:
+            was = kinds.get(there[name], in_line(there[name], 40))
+            return f"{was} in column {in_line(name)!r} of the source, which holds {kinds[kind]} now"
+    names = (in_line(", ".join(name for name, _ in some)) or "no columns" for some in (before, now))
+    return "{} of the source, now {}".format(*names)
+
+
+def _failure_row(item: Item, entry: Entry) -> dict[str, Any]:
+    content = entry.content
+    about = {name: content and getattr(content, name) for name in ("size", "sha256", "modified")}
+    span = {"key": item.key, "video": item.video, "start": item.start, "stop": item.stop}
+    return span | about | {"reason": entry.reason}
+
+
+def _failure(row: Any) -> Entry:
+    """Of a failure that was written. Raises ValueError for what is none."""
+    known = isinstance(row, dict) and row.get("sha256") is not None
+    content = Content(fact(row, "size", int, 0), fact(row, "modified", int), fact(row, "sha256", str)) if known else None
+    return Entry(fact(row, "key", str), content, 0, fact(row, "reason", str))
+
+
+def _first_line(error: Exception) -> str:
+    return in_line(next(iter(str(error).splitlines()), type(error).__name__))
+
+
+def read_entries(path: Path, plan: Plan | None = None) -> list[Entry]:
+    """The items of a part. Raises ValueError for a file that is not one, or not of this plan."""
     pa = needs_pyarrow()
     try:
-        return entries_in(pa.parquet.read_metadata(path).metadata[b"vidtwin.items"])
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{path}: not a part of a data set of latents ({str(error).splitlines()[0]}); delete it, run again"
-        ) from error
+        check_regular(path)
+        footer = pa.parquet.read_metadata(path)
+        metadata = footer.metadata[b"vidtwin.items"]
+        entries, statistics = entries_in(metadata), Statistics.from_dict(fact(read_json(metadata), "statistics", dict))
+        if sum(entry.rows for entry in entries) != footer.num_rows or any(entry.reason is not None for entry in entries):
+            raise ValueError(f"its items have not its {footer.num_rows} rows")
+        if plan is not None and statistics.channels != tuple(shape[0] for shape in plan.config.latent_shapes):
+            raise ValueError("its statistics are of other latents")
+        return entries
+    except (OSError, *DAMAGED, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not a part of a data set of latents ({_first_line(error)}); delete it, run again") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -248,14 +297,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             else f"{folder}: is no data set of latents; make one with vidtwin encode-dataset"
         )
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        if any(".." in Path(file["file"]).parts or Path(file["file"]).is_absolute() for file in manifest["files"]):
-            raise ValueError("names files outside its folder")
-        Plan.from_dict(manifest["plan"]), Statistics.from_dict(manifest["statistics"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        manifest: dict[str, Any] = read_json(path.read_bytes())
+        files = fact(manifest, "files", list)
+        for file in files:
+            name = PurePosixPath(fact(file, "file", str))
+            fact(file, "rows", int, 0), fact(file, "bytes", int, 0), fact(file, "sha256", str)
+            if ".." in name.parts or name.is_absolute() or "\0" in str(name):
+                raise ValueError("names files outside its folder")
+        if len({file["file"] for file in files}) < len(files):
+            raise ValueError("names a file twice")
+        plan, statistics = Plan.from_dict(fact(manifest, "plan", dict)), Statistics.from_dict(fact(manifest, "statistics", dict))
+        if statistics.channels != tuple(shape[0] for shape in plan.config.latent_shapes):
+            raise ValueError("its statistics are of other latents")
+    except DAMAGED as error:
         raise ValueError(
-            f"{path}: not the manifest of a data set of latents ({error}); run vidtwin encode-dataset again"
+            f"{path}: not the manifest of a data set of latents ({_first_line(error)}); run vidtwin encode-dataset again"
         ) from error
+    try:
+        fact(manifest, "items", int, 0), fact(manifest, "failures", int, 0)
+        if fact(manifest, "rows", int, 0) != (there := sum(file["rows"] for file in files)):
+            raise ValueError(f"rows is {manifest['rows']}, its files have {there}")
+        if not all(isinstance(name, str) for name in fact(manifest, "columns", list)):
+            raise ValueError("columns are not names")
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); run vidtwin encode-dataset again") from error
     return manifest
 
 

@@ -169,6 +169,7 @@ def view_frames(recipe: Recipe, recording: Recording, number: int, view: int) ->
         short = round(low * (high / low) ** draws[0])
     gains = 1 + recipe.colour * (2 * torch.from_numpy(draws[3:]).float() - 1) if view else torch.ones(3)
     batch: list[Tensor] = []
+    recording.check()
     for index, frame in enumerate(iter_frames(recording.file)):
         if recording.stop is not None and index >= recording.stop:
             break

@@ -56,7 +56,19 @@ class TarMember:
         return f"{self.tar}!{self.name}"
 
 
-VideoFile = str | os.PathLike[str] | TarMember
+@dataclass(frozen=True)
+class TableColumn:
+    """Pictures in a Parquet file: structs of bytes and path in a column, a row each, shown at `fps` frames per second."""
+
+    table: Path
+    name: str
+    fps: Fraction
+
+    def __str__(self) -> str:
+        return f"{self.table}!{self.name}"
+
+
+VideoFile = str | os.PathLike[str] | TarMember | TableColumn
 
 
 class VideoWarning(UserWarning):
@@ -108,8 +120,10 @@ def too_large(width: int, height: int) -> str:
 
 
 def file_holding(path: VideoFile) -> Path:
-    """The file on disk that a video's bytes are in: the path itself, or the tar."""
-    return path.tar if isinstance(path, TarMember) else Path(path)
+    """The file on disk that a video's bytes are in: the path itself, the tar, or the table."""
+    if isinstance(path, TarMember | TableColumn):
+        return path.tar if isinstance(path, TarMember) else path.table
+    return Path(path)
 
 
 def check_file(path: VideoFile) -> None:

@@ -5,6 +5,7 @@ a pattern's by number, from the lowest there is, and a gap is an error. They are
 upright as their EXIF asks, and scaled to the size of the first. An animated WebP tells its own times.
 """
 
+import io
 import os
 import re
 import warnings
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import vidtwin.video.read.decode as decode
-from vidtwin.video.read.decode import MAX_PIXELS, Tally, TarMember, VideoFile
+from vidtwin.video.read.decode import MAX_PIXELS, TableColumn, Tally, TarMember, VideoFile
 from vidtwin.video.read.info import Frame, VideoInfo
 from vidtwin.video.read.pictures import TRANSPARENCY
 
@@ -37,7 +38,7 @@ def find(path: VideoFile) -> "Stills | Animation | None":
         FileNotFoundError: a pattern that no file has, or that leaves a number out.
         IsADirectoryError: a folder without images. OSError: it cannot be read.
     """
-    if isinstance(path, TarMember):
+    if isinstance(path, TarMember | TableColumn):
         return None
     path, fps = Path(path), Fraction(DEFAULT_FPS)
     try:
@@ -74,19 +75,19 @@ class Stills:
 
     def info(self) -> VideoInfo:
         """`read.probe`."""
-        with _open(self.files[0]) as image:
-            return _info(self, image, _rgb(self.files[0], image), self.fps, 1 / self.fps, self.count)
+        with open_image(self.files[0]) as image:
+            return info_of(self, image, rgb(self.files[0], image), self.fps, 1 / self.fps, self.count)
 
     def frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         """`read.iter_frames`; opens no image but these, and the first for its size."""
-        _check_start(self.path, start, self.count)
+        check_start(self.path, start, self.count)
         size = self._picture(0).shape[:2]
         for number in range(start, self.count if stop is None else min(stop, self.count)):
             yield Frame(self._picture(number, (size[0], size[1])), number, 1 / self.fps, 1)
 
     def _picture(self, number: int, size: tuple[int, int] | None = None) -> np.ndarray:
-        with _open(self.files[number]) as image:
-            return _rgb(self.files[number], image, size)
+        with open_image(self.files[number]) as image:
+            return rgb(self.files[number], image, size)
 
 
 @dataclass(frozen=True)
@@ -103,18 +104,18 @@ class Animation:
 
     def info(self) -> VideoInfo:
         """`read.probe`."""
-        with _open(self.path) as image:
+        with open_image(self.path) as image:
             fps = Fraction(1000 * self.count, sum(self.durations))
-            return _info(self, image, _rgb(self.path, image), fps, Fraction(1, 1000), sum(self.durations))
+            return info_of(self, image, rgb(self.path, image), fps, Fraction(1, 1000), sum(self.durations))
 
     def frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         """`read.iter_frames`."""
         tally, pts = Tally(), 0
-        with _open(self.path) as image:
+        with open_image(self.path) as image:
             for number, duration in enumerate(self.durations[:stop]):
                 try:
                     image.seek(number)
-                    picture = _rgb(self.path, image)
+                    picture = rgb(self.path, image)
                 except (ValueError, EOFError):
                     break
                 tally.frames += 1
@@ -123,15 +124,15 @@ class Animation:
                 pts += duration
         if tally.frames != stop:
             tally.finish(self.path, self.count)
-            _check_start(self.path, start, tally.frames)
+            check_start(self.path, start, tally.frames)
 
 
-def _check_start(path: Path, start: int, count: int) -> None:
+def check_start(path: Path | TableColumn, start: int, count: int) -> None:
     if start >= count:
         raise ValueError(f"{path}: has {count} frames; frame {start} is beyond its end, choose a lower start")
 
 
-def _info(source: Stills | Animation, image: Any, picture: np.ndarray, fps: Fraction, time_base: Fraction, ticks: int) -> VideoInfo:
+def info_of(source: Any, image: Any, picture: np.ndarray, fps: Fraction, time_base: Fraction, ticks: int) -> VideoInfo:
     height, width = picture.shape[:2]
     return VideoInfo(
         path=source.path,
@@ -205,7 +206,7 @@ def _durations(webp: Path) -> tuple[int, ...]:
 
 
 @contextmanager
-def _one_line(file: Path) -> Iterator[None]:
+def _one_line(file: Path | str) -> Iterator[None]:
     """What Pillow raises becomes an OSError or ValueError of one line."""
     try:
         with warnings.catch_warnings():
@@ -221,7 +222,7 @@ def _one_line(file: Path) -> Iterator[None]:
         raise ValueError(_broken(file, error)) from error
 
 
-def _broken(file: Path, error: Exception) -> str:
+def _broken(file: Path | str, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"{file}: is not an image of a known kind ({', '.join(FORMATS)}); convert it to PNG or leave it out"
     reason = " ".join(str(error).split()) or type(error).__name__
@@ -233,17 +234,17 @@ def _limit() -> int:
     return min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS)
 
 
-def _open(file: Path) -> Any:
-    """A PIL image, not loaded yet. Raises OSError or ValueError in one line."""
+def open_image(file: Path | str, data: io.BytesIO | None = None) -> Any:
+    """A PIL image, of a file or of `data` that is called so, not loaded yet. Raises OSError or ValueError in one line."""
     with _one_line(file):
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file if data is None else data, formats=FORMATS)
         if image.width * image.height > _limit():
             image.close()
             raise Image.DecompressionBombError
         return image
 
 
-def _rgb(file: Path, image: Any, size: tuple[int, int] | None = None) -> np.ndarray:
+def rgb(file: Path | str, image: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     """The upright picture, uint8 (H, W, 3) RGB, scaled to `size` (height, width). Raises ValueError in one line."""
     with _one_line(file):
         image.load()

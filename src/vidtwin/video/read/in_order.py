@@ -12,6 +12,7 @@ from av.video.stream import VideoStream
 
 from vidtwin.frames.orientation import Orientation
 from vidtwin.video.read.decode import (
+    TableColumn,
     Tally,
     TarMember,
     VideoFile,
@@ -42,7 +43,7 @@ def probe(path: VideoFile) -> VideoInfo:
         elif container.duration is not None:
             duration = container.duration / 1_000_000
         return VideoInfo(
-            path=path if isinstance(path, TarMember) else Path(path),
+            path=path if isinstance(path, TarMember | TableColumn) else Path(path),
             width=width,
             height=height,
             frames=stated_frames(path, stream),

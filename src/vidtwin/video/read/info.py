@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vidtwin.frames.orientation import UPRIGHT, Orientation
-from vidtwin.video.read.decode import TarMember
+from vidtwin.video.read.decode import TableColumn, TarMember
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class VideoInfo:
         expected_frames: as stated, else what duration and rate make of it; None if neither is known.
     """
 
-    path: Path | TarMember
+    path: Path | TarMember | TableColumn
     width: int
     height: int
     frames: int | None

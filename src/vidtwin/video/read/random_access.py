@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from vidtwin.frames.orientation import Orientation
 from vidtwin.video.read.decode import (
+    TableColumn,
     Tally,
     TarMember,
     VideoFile,
@@ -197,11 +198,13 @@ class _Index:
 def _index_of(path: VideoFile) -> _Index:
     check_file(path)
     stat = file_holding(path).stat()
-    return _build_index(path if isinstance(path, TarMember) else os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+    return _build_index(
+        path if isinstance(path, TarMember | TableColumn) else os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+    )
 
 
 @lru_cache(maxsize=1024)
-def _build_index(path: str | TarMember, size: int, mtime_ns: int) -> _Index:
+def _build_index(path: str | TarMember | TableColumn, size: int, mtime_ns: int) -> _Index:
     """Read all packets, decode only up to the first frame: what comes before it (a cut-off start) is never shown."""
     stamps, keys, certain = array("q"), array("q"), True
     doubtful = False

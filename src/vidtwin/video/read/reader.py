@@ -1,7 +1,7 @@
 """Video files -> frames as displayed, with exact timestamps, in order or at random.
 
-What a video is: a file that FFmpeg reads, a folder or a numbered sequence of images, an animated WebP (`images`), or a member
-of a tar.
+What a video is: a file that FFmpeg reads, a folder or a numbered sequence of images, an animated WebP (`images`), a member
+of a tar, or a column of pictures in a Parquet file (`tables`).
 
 What a frame is: RGB of 8 bits, rotated and mirrored as the file asks, its pixels made square by scaling the width. The colour
 matrix and range are those that the file is tagged with; an untagged file is taken for BT.709 when it has 720 lines or
@@ -14,13 +14,15 @@ packets the rest is left out. Formats that name other files (playlists) are refu
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 import vidtwin.video.read.images as images
 import vidtwin.video.read.in_order as in_order
 import vidtwin.video.read.random_access as random_access
-from vidtwin.video.read.decode import VideoFile, check_file
+import vidtwin.video.read.tables as tables
+from vidtwin.video.read.decode import TableColumn, VideoFile, check_file
 from vidtwin.video.read.info import Frame, PendingFrame, Video, VideoInfo
 
 __all__ = ["Frame", "Video", "VideoInfo", "frame_count", "info_of", "iter_frames", "probe", "read_clip", "read_video"]
@@ -31,7 +33,7 @@ def probe(path: VideoFile) -> VideoInfo:
 
     Raises OSError or ValueError, in one line, as `iter_frames` does.
     """
-    pictures = images.find(path)
+    pictures = _pictures(path)
     return in_order.probe(path) if pictures is None else pictures.info()
 
 
@@ -79,7 +81,7 @@ def iter_pending(
     last_pts: int | None = None,
 ) -> Iterator[PendingFrame]:
     """`iter_frames`, but pictures are made when they are asked for; what making one raises is raised then."""
-    pictures = images.find(path)
+    pictures = _pictures(path)
     if pictures is None:
         check_file(path)
     if start < 0 or (stop is not None and stop <= start):
@@ -87,6 +89,11 @@ def iter_pending(
     if pictures is not None:
         return (_pending(frame) for frame in pictures.frames(start, stop))
     return in_order.iter_pending(path, start, stop, square_pixels, last_pts)
+
+
+def _pictures(path: VideoFile) -> Any:
+    """The images that a path means; None if it is to be read as a video file."""
+    return tables.Column(path) if isinstance(path, TableColumn) else images.find(path)
 
 
 def _made(frames: Iterator[PendingFrame]) -> Iterator[Frame]:
@@ -110,7 +117,7 @@ def frame_count(path: VideoFile) -> int:
 
     Raises OSError or ValueError, in one line, as `iter_frames` does.
     """
-    pictures = images.find(path)
+    pictures = _pictures(path)
     return random_access.frame_count(path) if pictures is None else pictures.count
 
 
@@ -124,7 +131,7 @@ def read_clip(path: VideoFile, start: int, count: int, stride: int = 1) -> np.nd
         OSError: as `iter_frames`.
         ValueError: as `iter_frames`; also when the range leaves the video, or a frame in it cannot be decoded or is damaged.
     """
-    pictures = images.find(path)
+    pictures = _pictures(path)
     total = random_access.frame_count(path) if pictures is None else pictures.count
     if start < 0 or count < 1 or stride < 1 or start + (count - 1) * stride >= total:
         asked = f"{count} frames from {start} at stride {stride}"
