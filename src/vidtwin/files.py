@@ -1,6 +1,7 @@
 """Outputs that are either whole or not there: written beside the target under a temporary name, then renamed."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -52,6 +53,43 @@ def tensor_output(path: str | os.PathLike[str]) -> Iterator[Path]:
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = next(filter(None, str(error).splitlines()), type(error).__name__)
             raise OSError(f"{path}: writing failed ({reason}); free some space or choose another output") from error
+
+
+_held: set[int] = set()  # descriptors of locked folders
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """A folder that is written by this process alone inside; a file system without locks cannot promise it.
+
+    The lock leaves nothing behind, ends with the process however that ends, and is not its children's.
+
+    Raises:
+        OSError: another process, or another call in this one, is inside; no such folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _held.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"{folder}: another run is writing it; wait for it, stop it, or choose another folder") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _release() -> None:
+    """In a forked child, which would keep its parent's locks."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_release)
 
 
 def file_hash(path: str | os.PathLike[str], offset: int = 0, size: int | None = None) -> str:
