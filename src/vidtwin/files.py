@@ -14,8 +14,13 @@ from safetensors import SafetensorError
 
 def in_line(text: object, most: int = 400) -> str:
     """What a file made say, safe to show: one line, printable characters only, its middle left out if it is long."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: 100 * most])
+    line = printable(str(text)[: 100 * most])
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 4 :]}"
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Text with an escape in place of each character that a terminal would not show but obey, but for those of `kept`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager
