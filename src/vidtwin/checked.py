@@ -50,7 +50,7 @@ def plain(value: Any) -> Any:
             elif isinstance(item, list | tuple):
                 inner += item
             elif type(item) is int and not -MOST_WHOLE <= item < MOST_WHOLE:
-                raise ValueError(f"a number of {len(str(abs(item))) if abs(item) < 10**4000 else 'thousands of'} digits is too large")
+                raise ValueError(f"a whole number of {item.bit_length()} bits: at most 64 are read")
             elif type(item) is float and not math.isfinite(item):
                 raise ValueError(f"{item} is not a finite number")
             elif item is not None and type(item) not in (str, int, float, bool):

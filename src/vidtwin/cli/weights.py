@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from vidtwin import export_released
 from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output, device_of, public_name
-from vidtwin.files import check_writable, write_json
+from vidtwin.files import check_writable, printable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.stream import Identity
 from vidtwin.model.loading import load_weights
@@ -27,7 +27,7 @@ def info_command(file: Positional[str]) -> None:
     from vidtwin.cli.inspection import describe
 
     for name, value in describe(file).items():
-        print(f"{name:14}{value}")
+        print(f"{name:14}{printable(value)}")
 
 
 def convert_command(

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vidtwin.checked import parse_json
 from vidtwin.files import atomic_output, check_writable, in_line, tensor_output
 from vidtwin.model.config import VidTwinConfig
 
@@ -200,13 +201,13 @@ def read_config_file(path: Path) -> VidTwinConfig:
         FileNotFoundError: no such file. ValueError: not JSON, or not the fields of a config.
     """
     try:
-        fields = json.loads(path.read_text())
+        fields = parse_json(path.read_bytes())
         if not isinstance(fields, dict):
             raise ValueError("not a mapping of fields")
         return VidTwinConfig.from_dict(fields)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {in_line(error)}") from error
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vidtwin.data.clips import Batch, TrainingClips, collate, validation_clips
 from vidtwin.data.failures import FailureList
 from vidtwin.data.sources import recordings
-from vidtwin.files import locked
+from vidtwin.files import in_line, locked
 from vidtwin.frames.clips import Geometry, from_clip
 from vidtwin.frames.panels import side_by_side
 from vidtwin.losses.objective import bits
@@ -75,7 +75,7 @@ def _train(recipe: Recipe, out: Path, accelerator: Accelerator, progress: bool, 
     sources = recordings(recipe.train_videos)
     checks, unusable = validation_clips(recordings(recipe.validation_videos), recipe.config, recipe.validation_clips)
     for name, reason in unusable if first else ():
-        tqdm.write(f"not validated on: {name}: {reason}")
+        tqdm.write(f"not validated on: {in_line(name)}: {in_line(reason)}")
     failures = FailureList(out / FAILURES, len(sources), recipe.max_failures)
     clips: TrainingClips | CoefficientClips
     if recipe.coefficients is None:

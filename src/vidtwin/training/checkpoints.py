@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidtwin.checked import build, plain
-from vidtwin.files import in_line, tensor_output
+from vidtwin.files import clear_partial, in_line, tensor_output
 from vidtwin.model.checkpoint import read_pickle, shorten
 from vidtwin.training.recipe import RunRecipe
 
@@ -69,11 +68,8 @@ def save(out: Path, recipe: RunRecipe, step: int, best: float, skipped: int, sta
 
 def clear(out: Path) -> None:
     """Remove what earlier processes were killed in writing."""
-    for path in [*out.glob(".*.partial-*"), *(out / FOLDER).glob(".*.partial-*")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for folder in (out, out / FOLDER):
+        clear_partial(folder)
 
 
 def _check_sums(path: Path) -> None:
