@@ -94,6 +94,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         _held.discard(descriptor)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -38,8 +38,8 @@ class UsageError(ValueError):
 class ModelOptions:
     weights: str = "mini"
     """A shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors)."""
-    config: str = "released"
-    """Of a file in Microsoft's layout: a preset, or a config.json."""
+    config: str = "auto"
+    """Of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits."""
     backend: Backend = "torch"
     """onnx runs a folder that `vidtwin export` wrote, given as --weights, on the CPU in the precision that it was exported in."""
     device: Device = "auto"

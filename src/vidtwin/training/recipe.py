@@ -44,6 +44,7 @@ class DiscriminatorRecipe:
 
 
 SCRATCH_LOGVAR = -6.0
+MOST_WORKERS = 1024
 ON_COEFFICIENTS = (
     *("reverse", "max_stride", "brightness", "contrast", "colour", "views"),
     *("structure_alone", "dynamics_alone", "fitted_logvar"),
@@ -113,6 +114,8 @@ class RunRecipe:
         _at_least(self, 1, "batch_size", "accumulate", "steps", "max_skipped", "keep_checkpoints")
         _at_least(self, 1, "log_every", "validate_every", "checkpoint_every")
         _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "final_lr_ratio")
+        if self.workers > MOST_WORKERS:
+            raise ValueError(f"workers={self.workers}: at most {MOST_WORKERS}")
         _positive(self, "learning_rate", "muon_learning_rate", "clip_norm", "eps")
         for name, factor in self.rate_factors.items():
             if factor < 0:
@@ -287,7 +290,10 @@ def read_recipe(path: str | Path, kind: type[R] = Recipe, **overrides: Any) -> R
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; recipes are YAML files, {kind.EXAMPLE} of vidtwin's sources is one")
+        raise FileNotFoundError(
+            f"{path}: no such file; recipes are YAML files: write one, or copy {kind.EXAMPLE} from vidtwin's source repository, "
+            "for an installed package holds none"
+        )
     try:
         values = plain(yaml.load(path.read_text(), _Loader))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
