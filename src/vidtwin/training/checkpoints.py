@@ -118,6 +118,8 @@ def _check_values(value: Any, name: str) -> None:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             _check_values(item, f"{name}.{key}")
     elif isinstance(value, Tensor):
+        if value.layout != torch.strided or value.device.type != "cpu" or value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError(f"{name} is a tensor of {tuple(value.shape)} of which the file does not hold all values")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} has NaN or infinite values")
     elif isinstance(value, float) and not math.isfinite(value):

@@ -222,7 +222,7 @@ class Optimization:
         if state:
             raise ValueError(f"{', '.join(map(str, state))}: not of this recipe")
 
-    def _load_weights(self, tensors: dict[str, Tensor], name: str) -> None:
+    def _load_weights(self, tensors: dict[str, Any], name: str) -> None:
         expected = {key: tuple(tensor.shape) for key, tensor in self.network.state_dict().items()}
         refuse_differences(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, name)
         set_model_state_dict(self.network, tensors, options=FULL)
