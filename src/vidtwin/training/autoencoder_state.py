@@ -197,7 +197,7 @@ class AutoencoderState(Optimization):
         own = {name: state[name] for name in self._parts()}
         super().load({name: value for name, value in state.items() if name not in own and name != "logvar"})
         with torch.no_grad():
-            self.logvar.copy_(state["logvar"])
+            self.logvar.copy_(state["logvar"].reshape(()))
         for name, part in self._parts().items():
             with own_settings(part) if isinstance(part, torch.optim.Optimizer) else nullcontext():
                 part.load_state_dict(own[name])
