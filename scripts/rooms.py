@@ -13,6 +13,7 @@ SRC = Path(__file__).parents[1] / "src" / "vidtwin"
 ROOMS = {
     "version": "the version",
     "files": "whole files or none, safe text, hashes",
+    "checked": "what JSON and YAML of anybody state, held against dataclasses",
     "threads": "stages of work side by side in threads",
     "processes": "child processes that leave with their parent",
     "metrics": "PSNR and SSIM",

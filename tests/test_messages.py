@@ -1,15 +1,19 @@
 """The library speaks of Python's arguments; only the command line names flags, and puts arguments into them."""
 
 import ast
+import io
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from scripts.rooms import SRC, modules, room_of
 from vidtwin.cli import COMMANDS, main
-from vidtwin.cli.messages import flags_of, in_flags
+from vidtwin.cli.messages import PrintableStream, flags_of, in_flags
 from vidtwin.cli.videos import encode_command, reconstruct_command
 
 FLAG = re.compile(r"(?<![\w-])--?[a-z]")
@@ -89,3 +93,56 @@ def test_warnings_show_flags_too(capsys, monkeypatch):
         warnings.simplefilter("always")
         assert main(["info"]) == 0
     assert capsys.readouterr().err == "vidtwin: warning: memory ran out; use --batch 1\n"
+
+
+def test_what_a_command_prints_is_shown_and_not_obeyed(capsys, monkeypatch):
+    def command() -> None:
+        print("a\x1b]0;b\x07\tc\nd\re\x9b31m\u202e")
+        print("\x1b[31m", file=sys.stderr)
+        tqdm.write("\x1b[2J", file=sys.stderr)
+        with tqdm(desc="\x1b[1m", total=1, file=sys.stderr) as bar:
+            bar.update()
+        raise ValueError("\x1b[A")
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setitem(COMMANDS, "info", command)
+    assert main(["info"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b]0;b\\x07\tc\nd\\re\\x9b31m\\u202e\n"
+    assert "\x1b" not in err and err.startswith("\\x1b[31m\n\\x1b[2J\n\r\\x1b[1m:   0%")
+    assert err.endswith("vidtwin: error: \\x1b[A\n")
+
+
+def test_bars_below_each_other_still_go_up():
+    shown = io.StringIO()
+    PrintableStream(shown).write("\n\n")
+    PrintableStream(shown).write("\x1b[A\x1b[A")
+    assert shown.getvalue() == "\n\n\x1b[A\x1b[A"
+
+
+def test_names_on_the_command_line_are_shown_in_usage_too(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "a", "--b\x1b[31m"])
+    assert "--b\\x1b[31m" in capsys.readouterr().err
+    assert main(["info", "a\x1b[31m"]) == 1
+    assert "a\\x1b[31m" in capsys.readouterr().err
+
+
+INTERRUPTED = """
+import os, signal, sys, vidtwin.__main__
+
+class Finder:
+    @staticmethod
+    def find_spec(name, *more):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+sys.exit(vidtwin.__main__.main())
+"""
+
+
+@pytest.mark.parametrize("module", ["vidtwin.cli", "tyro", "torch", "numpy"])
+def test_ctrl_c_while_importing_is_one_line(module):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vidtwin: interrupted\n")

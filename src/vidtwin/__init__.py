@@ -6,8 +6,6 @@ The names below are imported when they are first used: `import vidtwin` alone br
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vidtwin.version import __version__
-
 if TYPE_CHECKING:
     from vidtwin.generation.pipeline import VidTwinPipeline
     from vidtwin.latent_sets.dataset import IterableLatents, LatentDataset
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from vidtwin.model.released import export_released, load_released
     from vidtwin.model.vidtwin import VidTwin
     from vidtwin.motion.extractor import MotionExtractor
+    from vidtwin.version import __version__
 
 __all__ = [
     "IterableLatents",
@@ -43,6 +42,7 @@ _HOMES = {
     "VidTwin": "vidtwin.model.vidtwin",
     "VidTwinConfig": "vidtwin.model.config",
     "VidTwinPipeline": "vidtwin.generation.pipeline",
+    "__version__": "vidtwin.version",
     "export_released": "vidtwin.model.released",
     "load_released": "vidtwin.model.released",
     "preset": "vidtwin.model.config",

@@ -2,21 +2,27 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
-import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import SafetensorError
 
 
 def in_line(text: object, most: int = 400) -> str:
     """What a file made say, safe to show: one line, printable characters only, its middle left out if it is long."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: 100 * most])
+    line = printable(str(text)[: 100 * most])
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 4 :]}"
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Text with an escape in place of each character that a terminal would not show but obey, but for those of `kept`."""
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager
@@ -70,39 +76,13 @@ def check_regular(path: str | os.PathLike[str], most: int | None = None) -> None
         raise ValueError(f"{in_line(path)}: has {size:,} bytes, more than {most:,}; split it")
 
 
-def read_json(text: str | bytes) -> Any:
-    """Plain values of JSON. Raises ValueError for what is none, is not finite, or is nested too deeply."""
-
-    def finite(number: str) -> float:
-        if not math.isfinite(value := float(number)):
-            raise ValueError(f"{number} is not a finite number")
-        return value
-
-    try:
-        return json.loads(text, parse_float=finite, parse_constant=finite)
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-
-
-Kind = TypeVar("Kind", bool, int, float, str, list, dict)
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "an object"}
-
-
-def fact(facts: Any, name: str, kind: type[Kind], least: float = -math.inf) -> Kind:
-    """The value `name` of an object of JSON, held against its kind; numbers are finite, at least `least`, whole ones below 2^63.
-
-    Raises ValueError, in one line without the file, for another kind, or if it is missing.
-    """
-    if not isinstance(facts, dict) or name not in facts:
-        raise ValueError(f"{name} is missing")
-    value = facts[name]
-    right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-    if right and kind in (int, float):
-        right = least <= value and abs(value) < (2**63 if kind is int else math.inf)
-    if not right:
-        beyond = f" of at least {least:g}" if least > -math.inf else ""
-        raise ValueError(f"{name} is {in_line(repr(value), 60)}, not {KINDS[kind]}{beyond}")
-    return value
+def clear_partial(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in a folder, which no other one is writing."""
+    for path in folder.glob(".*.partial-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_json(path: str | os.PathLike[str], values: Any, indent: int = 2, allow_nan: bool = True) -> None:
@@ -120,6 +100,45 @@ def tensor_output(path: str | os.PathLike[str]) -> Iterator[Path]:
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = next(filter(None, str(error).splitlines()), type(error).__name__)
             raise OSError(f"{path}: writing failed ({reason}); free some space or choose another output") from error
+
+
+_held: set[int] = set()  # descriptors of locked folders
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """A folder that is written by this process alone inside; a file system without locks cannot promise it.
+
+    The lock leaves nothing behind, ends with the process however that ends, and is not its children's.
+
+    Raises:
+        OSError: another process, or another call in this one, is inside; no such folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _held.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"{folder}: another run is writing it; wait for it, stop it, or choose another folder") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        _held.discard(descriptor)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _release() -> None:
+    """In a forked child, which would keep its parent's locks."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_release)
 
 
 def file_hash(path: str | os.PathLike[str], offset: int = 0, size: int | None = None) -> str:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tests.analysis.twins import codes_rows
 from vidtwin import Posterior
 from vidtwin.analysis.codes import Codes
-from vidtwin.analysis.probes import factor_scores, pixel_products, principal, probe
+from vidtwin.analysis.probes import Probes, factor_scores, pixel_products, principal, probe
 from vidtwin.data.sprites import DYNAMIC, STATIC, SpriteClips, draw_factors
 
 N = 80
@@ -38,6 +38,13 @@ def test_separated_factors_have_a_gap_of_about_one():
     swapped = probe(_codes(_rows(DYNAMIC), _rows(STATIC)), FACTORS, np.eye(N))
     assert swapped.modularity_gap == pytest.approx(-found.modularity_gap, abs=1e-3)
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_score_of_nothing_is_no_word_worth():
+    scores = {source: dict.fromkeys(STATIC + DYNAMIC, 0.0) for source in ("structure", "dynamics", "both", "sampled", "pixels")}
+    scores["structure"] |= {"size": 0.02, "shape": 0.5}
+    scores["dynamics"] |= {"size": -0.3, "shape": -0.1}
+    assert "Structure tells shape clearly better than Dynamics, and Dynamics nothing" in Probes(40, 8, scores).sentence()
 
 
 def test_samples_know_what_the_posteriors_width_leaves():

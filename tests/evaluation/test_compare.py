@@ -45,6 +45,43 @@ def test_files_with_the_former_key_of_the_hash_are_read(write):
     assert compare(a, b).names == ("a (aaaaaaaa)", "b (bbbbbbbb)") and compare(a, b).protocol == {}
 
 
+@pytest.mark.parametrize(
+    ("clip", "protocol"),
+    [
+        ({"psnr": "20"}, {}),
+        ({"psnr": None}, {}),
+        ({"psnr": [20.0]}, {}),
+        ({"psnr": float("nan")}, {}),
+        ({"psnr": float("inf")}, {}),
+        ({"psnr": 10**40}, {}),
+        ({"video": ["x"]}, {}),
+        ({"first_frame": "0"}, {}),
+        ({"sha256": None}, {}),
+        ({}, {"weights": 3}),
+        ({}, {"weights_hash": ["a"]}),
+        ({}, {"weights_hash": None}),
+    ],
+    ids=str,
+)
+def test_files_that_are_well_formed_and_wrong_are_one_line(write, clip, protocol):
+    whole = record({"x": [20.0, 30.0]})
+    wrong = {"protocol": whole["protocol"] | protocol, "clips": [whole["clips"][0], whole["clips"][1] | clip]}
+    for names in (("a.json", "b.json"), ("b.json", "a.json")):
+        write("a.json", whole), write("b.json", wrong)
+        with pytest.raises(ValueError, match="b.json: ") as caught:
+            compare(*(write(name, whole if name == "a.json" else wrong) for name in names))
+        assert "\n" not in str(caught.value)
+
+
+def test_names_in_files_are_shown_in_one_line(write):
+    a = write("a.json", record({"x": [20.0]}, "\x1b]0;a\x07\nb", tail="\x1b[31m"))
+    table = compare(a, write("b.json", record({"x": [21.0]}, "c"))).table()
+    assert "\x1b" not in table and len(table.splitlines()) == 5
+    with pytest.raises(ValueError, match="a clip is there twice"):
+        twice = record({"x": [20.0]})
+        compare(a, write("b.json", twice | {"clips": twice["clips"] * 2}))
+
+
 def test_what_cannot_be_paired_is_said(write):
     a = write("a.json", record({"x": [20.0, 30.0]}))
     b = write("b.json", record({"x": [21.0]}, tail="drop"))

@@ -12,6 +12,7 @@ from vidtwin import LatentDataset
 from vidtwin.cli import main
 from vidtwin.cli.generating import generate_command
 from vidtwin.data.moving_sprites import CLASSES
+from vidtwin.files import locked
 from vidtwin.generation.config import GUIDANCE
 from vidtwin.generation.generate import SETTINGS_FILE, generate
 from vidtwin.generation.pipeline import VidTwinPipeline
@@ -77,6 +78,20 @@ def test_a_generator_without_levels_of_their_own_takes_no_latent(tmp_path, clip,
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{part}: this generator cannot sample" in line and "trained with separate_levels: 0; train one with" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_two_calls_in_one_folder_are_one_too_many(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".cat-0000.partial-1.mp4").write_bytes(b"left by a kill")
+    with locked(tmp_path / "out"):
+        assert run(folder, "-o", tmp_path / "out", "--classes", "cat") == 1
+    assert "another run is writing it" in capsys.readouterr().err
+    assert run(folder, "-o", tmp_path / "out", "--classes", "cat", "--guidance", "nan") == 2
+    assert run(folder, "-o", tmp_path / "out", "--classes", "cat") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat-0000.mp4", SETTINGS_FILE]
+    (tmp_path / "out" / SETTINGS_FILE).write_text('{"seed": NaN}')
+    assert run(folder, "-o", tmp_path / "out", "--classes", "cat") == 1
+    assert "is damaged; delete it, or choose another folder" in capsys.readouterr().err
 
 
 def test_the_default_weight_of_guidance_is_one_number(folder, tmp_path):

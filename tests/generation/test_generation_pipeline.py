@@ -159,6 +159,55 @@ def test_damaged_folders_are_refused_in_one_line(pipeline, tmp_path):
         VidTwinPipeline.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fps": "8"},
+        {"fps": 0},
+        {"fps": -1.0},
+        {"fps": 1e30},
+        {"fps": None},
+        {"classes": "cat"},
+        {"classes": ["cat", "cat"]},
+        {"classes": [1, 2]},
+        {"separate_levels": "0"},
+        {"separate_levels": 2},
+        {"format": 1.0},
+        {"process": []},
+        {"process": {"method": ["ddim"]}},
+        {"process": {"shift": True}},
+        {"denoiser": None},
+        {"other": 1},
+        {"fps": 10**40},
+        {"fps": float("nan")},
+        {"fps": float("inf")},
+        {"denoiser.previous": "yes"},
+        {"denoiser.depth": 2**20},
+        {"denoiser.structure": 4},
+        {"denoiser.hidden": 10**40},
+    ],
+    ids=str,
+)
+def test_descriptions_that_are_well_formed_and_wrong_are_refused_in_one_line(described, change):
+    facts = json.loads(described.read_text())
+    for key, value in change.items():
+        *outer, name = key.split(".")
+        (facts[outer[0]] if outer else facts)[name] = value
+    path = described.parent / "wrong"
+    path.mkdir(exist_ok=True)
+    (path / FACTS_FILE).write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="generator.json: not the description of a generator") as caught:
+        VidTwinPipeline.from_pretrained(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    small_pipeline(previous=True).save_pretrained(folder)
+    return folder / FACTS_FILE
+
+
 def test_parts_that_do_not_fit_are_refused(pipeline):
     config = type(SMALL).from_dict(SMALL.to_dict() | {"structure_channels": 8})
     rest = (pipeline.denoiser, pipeline.process, pipeline.normalizer)

@@ -298,6 +298,46 @@ def test_headers_that_would_take_all_time_or_memory_are_refused(tmp_path, key, v
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", "2"),
+        ("version", 2.0),
+        ("fps", 25),
+        ("overlap", "0"),
+        ("overlap", 0.0),
+        ("orientation", [0, 0, 0]),
+        ("logvar", 0),
+        ("logvar", "false"),
+        ("source", 5),
+        ("source", None),
+        ("weights", ["tiny"]),
+        ("weights_hash", 1),
+        ("precision", {}),
+        ("config", []),
+        ("source_bytes", "1"),
+        ("source_bytes", -1),
+        ("first_frame", 1e9),
+        ("first_frame", 10**40),
+        ("first_frame", float("nan")),
+        ("geometry", {"policy": "tile", "source": [64.0, 64], "model": [32, 32], "overlap": 8}),
+        ("geometry", "crop"),
+        ("more", [[[]]] * 2),
+    ],
+    ids=str,
+)
+def test_headers_of_other_types_are_refused(tmp_path, key, value):
+    path = tmp_path / "x.partial.vidtwin"
+    deep: list = []
+    for _ in range(40):
+        deep = [deep]
+    text = json.dumps(header().to_dict() | {key: deep if key == "more" else value}).encode()
+    path.write_bytes(PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text)
+    with pytest.raises(ValueError, match="x.partial.vidtwin") as caught:
+        LatentVideo.load(path)
+    assert "holds no window" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_messages_show_nothing_that_a_file_made_up(tmp_path):
     path = tmp_path / "x.partial.vidtwin"
     text = json.dumps(header().to_dict() | {"source": "a\x1b[2J\nb\u202e" + "c" * 5000, "version": 3}).encode()

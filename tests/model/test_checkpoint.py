@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin
-from vidtwin.model.checkpoint import Uninitialized, own_float32, shipped_names, weights_hash
+from vidtwin.model.checkpoint import SHIPPED, Uninitialized, own_float32, shipped_names, weights_hash
 
 
 def same(a: VidTwin, b: VidTwin) -> bool:
@@ -51,6 +51,16 @@ def test_the_hash_tells_weights_apart_and_not_files(model, weights):
 def test_unknown_names_are_answered_with_the_known_ones(name):
     with pytest.raises(FileNotFoundError, match="shipped names: mini"):
         VidTwin.from_pretrained(name)
+
+
+def test_a_folder_around_weights_is_answered_with_the_weights(weights, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(weights)
+    for name, meant in ((tmp_path / "run", tmp_path / "run" / "model"), ("sprites", SHIPPED / "sprites" / "autoencoder")):
+        with pytest.raises(FileNotFoundError, match=f"did you mean {meant}\\?"):
+            VidTwin.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match="weights 'released': a preset, whose weights are not shipped; give"):
+        VidTwin.from_pretrained("released")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):

@@ -168,6 +168,27 @@ def test_bad_latents_are_refused(model, x):
         Latents(latents.structure, latents.dynamics_x, latents.dynamics_y[:1])
 
 
+def test_what_is_no_tensor_or_of_another_dtype_is_named_with_the_remedy(model, x):
+    latents = model.encode(x)
+    for call, kind, message in (
+        (lambda: model.encode(x.numpy()), TypeError, r"x of ndarray: expected a tensor \(B, 3, .*torch.from_numpy"),
+        (lambda: model.encode("a.mp4"), TypeError, "x of str: .*read_video"),
+        (lambda: model([x]), TypeError, "x of list: "),
+        (lambda: model.decode(x), TypeError, "latents of Tensor: expected vidtwin.Latents"),
+        (lambda: model.decode(model.posterior(x)), TypeError, "latents of Posterior: "),
+        (
+            lambda: model.encode(x.half()),
+            ValueError,
+            r"x of dtype torch.float16 for weights of torch.float32: use x.to",
+        ),
+        (lambda: model(x.double()), ValueError, "x of dtype torch.float64 for"),
+        (lambda: model.decode(latents.to(torch.float16)), ValueError, "latents of dtype torch.float16 for weights"),
+    ):
+        with pytest.raises(kind, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
 def test_latents_slice_join_mix_and_show_their_shapes(model, x):
     with torch.no_grad():
         latents = model.encode(x)

@@ -1,4 +1,5 @@
 import json
+import math
 import resource
 import shutil
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from vidtwin.cli import main
 from vidtwin.model.checkpoint import read_pickle
 from vidtwin.training import checkpoints
 from vidtwin.training.autoencoder import train
+from vidtwin.training.autoencoder_state import AutoencoderState
+from vidtwin.training.optimization import make_accelerator
 
 
 def names(run):
@@ -104,6 +107,48 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(recipe, tmp_path, c
     shutil.copy(newest, before)
     with pytest.raises(ValueError, match="step-00000006.pt.* choose another folder, or delete .*checkpoints to start over"):
         checkpoints.latest(run, recipe)
+
+
+def test_checkpoints_that_are_well_formed_and_wrong_are_one_line(everything, tmp_path):
+    run, plan = tmp_path / "run", replace(everything, steps=3, keep_checkpoints=1, log_every=3, validate_every=3)
+    train(plan, run, progress=False)
+    (path,) = checkpoints.saved(run)
+    whole = torch.load(path, weights_only=True)  # all of it: the file is written over
+    state, name = whole["run"], next(iter(whole["run"]["model"]))
+    weight = state["model"][name]
+    wrong: list[dict] = [
+        {"step": "x"},
+        {"step": 2},
+        {"step": -3},
+        {"step": 3.0},
+        {"step": 10**40},
+        {"recipe": [1]},
+        {"recipe": {1: 2}},
+    ]
+    wrong += [{"recipe": whole["recipe"] | {"seed": weight}}, {"best": None}, {"best": "x"}, {"best": math.nan}, {"best": math.inf}]
+    wrong += [{"skipped": 4}, {"skipped": None}, {"run": None}, {"run": {}}, {"more": 1}]
+    wrong += [{"run": {key: value for key, value in state.items() if key != part}} for part in state]
+    wrong += [{"run": state | {part: value}} for part in state for value in (None, 3, {})]
+    wrong += [
+        {"run": state | {part: {**state[part], name: tensor}}}
+        for part in ("model", "ema")
+        for tensor in (weight * math.nan, weight[:1])
+    ]
+    optimizer = state["optimizer_model"]
+    wrong += [
+        {"run": state | {"optimizer_model": optimizer | {"state": {name: value}}}}
+        for value in (3, {"step": torch.tensor(1.0), "exp_avg": torch.zeros(1).expand(10**12), "exp_avg_sq": weight})
+    ]
+    wrong += [{"run": state | {"more": 1}}, {"run": state | {"logvar": torch.tensor(math.inf)}}]
+    load = AutoencoderState(plan, VidTwin(plan.config), make_accelerator(plan, "cpu")).load
+    for change in wrong:
+        torch.save({**whole, **change}, path)
+        with pytest.raises(ValueError, match="step-00000003.pt: not a (checkpoint|state)") as caught:
+            found = checkpoints.latest(run, plan)
+            checkpoints.restore(run, found, load)
+        assert "\n" not in str(caught.value)
+    torch.save(whole, path)
+    checkpoints.restore(run, checkpoints.latest(run, plan), load)
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_bits(everything, tmp_path, capsys):

@@ -89,6 +89,16 @@ def test_a_log_that_a_kill_cut_short_is_repaired(tmp_path, rest):
     assert steps == ([1, 2, 3] if "2" in rest else [1, 3])
 
 
+@pytest.mark.parametrize(
+    "line", ["{}", '{"step": "1"}', '{"step": 1.0}', '{"step": NaN}', '{"step": ' + "1" * 40 + "}", "[{}", '{"step": {"a": 1}}']
+)
+def test_a_log_of_something_else_is_one_line(tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match="log.jsonl: line 2 is not a record of a run .*; delete the line"):
+        RunLog(tmp_path, 2, {})
+    assert (tmp_path / "log.jsonl").read_text() == f'{{"step": 1}}\n{line}\n'
+
+
 def test_a_value_that_is_not_finite_is_null(tmp_path):
     log = RunLog(tmp_path, 0, {})
     log.write(1, {"total": float("nan"), "gradient_norm": float("inf"), "l1": 0.5})

@@ -56,7 +56,7 @@ def test_a_model_can_be_given_by_its_fields(write):
         ({"sample_fps": -8}, "sample_fps=-8.0: must be positive"),
         ({"sample_fps": "fast"}, "sample_fps='fast': expected a number"),
         ({"model": "huge"}, "choose one of"),
-        ({"model": 5}, "expected a preset's name or a mapping"),
+        ({"model": 5}, "expected text or a mapping"),
         ({"model": {"query_dropout": "a"}}, ""),
         ({"loss": 3}, "loss=3: expected a mapping, as in {l1: 1.0}"),
         ({"seed": -1}, "seed=-1"),

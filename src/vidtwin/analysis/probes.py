@@ -87,7 +87,8 @@ class Probes:
         )
 
     def _better(self, one: str, other: str) -> str:
-        factors = [f for f in STATIC + DYNAMIC if self.scores[one][f] - self.scores[other][f] > CLEARLY]
+        """Factors that one tells clearly better than the other, and than nothing, which scores 0; below that there is noise."""
+        factors = [f for f in STATIC + DYNAMIC if self.scores[one][f] - max(self.scores[other][f], 0.0) > CLEARLY]
         return ", ".join(factors) or "nothing"
 
 

@@ -1,5 +1,7 @@
 """The command line: `vidtwin COMMAND ...`. A command body is arguments -> one library call -> print.
 
+What commands print goes through `messages.printing_safely`, so that no name and no file speaks to the terminal.
+
 Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C. With the environment
 variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
@@ -8,6 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
 
 import tyro
 
@@ -16,11 +20,12 @@ from vidtwin.cli.datasets import check_data_command, encode_dataset_command
 from vidtwin.cli.demo import demo_command
 from vidtwin.cli.evaluating import analyze_command, evaluate_command
 from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
-from vidtwin.cli.messages import in_flags
+from vidtwin.cli.messages import in_flags, printing_safely
 from vidtwin.cli.options import UsageError
 from vidtwin.cli.training import train_command
 from vidtwin.cli.videos import decode_command, encode_command, interpolate_command, reconstruct_command, swap_command
 from vidtwin.cli.weights import benchmark_command, convert_command, export_command, info_command
+from vidtwin.files import printable
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct_command,
@@ -47,19 +52,24 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    with nullcontext() if all(map(str.isprintable, arguments)) else printing_safely():  # help has colours of its own
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"vidtwin {__version__}")
         return 0
     command = COMMANDS.get(next(iter(arguments), ""))
 
     def said(message: object) -> str:
-        text = " ".join(str(message).split()) or type(message).__name__
+        text = printable(" ".join(str(message).split())) or type(message).__name__
         return text if command is None else in_flags(text, command, arguments)
 
     warnings.showwarning = lambda message, *rest: print(f"vidtwin: warning: {said(message)}", file=sys.stderr)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            {name: _safely(command) for name, command in COMMANDS.items()},
             prog="vidtwin",
             description="Video autoencoder with Structure and Dynamics latents.",
             args=arguments,
@@ -73,3 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"vidtwin: error: {said(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def _safely(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that prints through `printing_safely`."""
+
+    @wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        with printing_safely():
+            command(*arguments, **options)
+
+    return run

@@ -29,7 +29,7 @@ def evaluate_command(
     plot: Path | None = None,
     lpips: str | None = None,
     i3d: str | None = None,
-    config: str = "released",
+    config: str = "auto",
     workers: int = 1,
     device: Device = "auto",
     compare: tuple[Path, Path] | None = None,
@@ -57,7 +57,7 @@ def evaluate_command(
         plot: for codecs: also draw the curves (.svg).
         lpips: for LPIPS: a folder with vgg16-397923af.pth and vgg.pth, or a released checkpoint with them.
         i3d: for FVD and KVD: i3d_torchscript.pt of StyleGAN-V.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
+        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
         workers: processes; the numbers do not depend on it.
         device: auto is cuda if there is one, else cpu.
         compare: two files that this command wrote.
@@ -132,7 +132,7 @@ def analyze_command(
     sprites: int = 240,
     others: tuple[str, ...] = (),
     seed: int = 0,
-    config: str = "released",
+    config: str = "auto",
     device: Device = "auto",
 ) -> None:
     """Say what each latent holds: spectra, swaps, dependence, probes on sprites, bits; beside a model that was never trained.
@@ -147,7 +147,7 @@ def analyze_command(
         sprites: drawn clips with known factors, 40 at least.
         others: further models to set beside, as NAME=WEIGHTS: one with a single latent, say.
         seed: of the untrained weights, the sprites, and what is drawn in the tests.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
+        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
         device: auto is cuda if there is one, else cpu.
     """
     if clips < 1:

@@ -43,7 +43,7 @@ def describe(name: str | Path) -> dict[str, str]:
         return _describe_generator(generator)
     if (path / "manifest.json").is_file():
         return _describe_dataset(path)
-    if str(name) in shipped_names() or path.is_dir():
+    if str(name) in shipped_names() or path.is_dir() or (str(name) in PRESETS and not path.exists()):
         return _describe_folder(find_folder(name))
     if not path.exists():
         raise FileNotFoundError(

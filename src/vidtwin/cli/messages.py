@@ -1,14 +1,52 @@
-"""What the library says of Python's arguments, in the flags of the command that was run."""
+"""What commands print: in their own flags, and nothing that a terminal obeys."""
 
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import fields, is_dataclass
-from typing import get_args, get_type_hints
+from typing import Any, TextIO, get_args, get_type_hints
 
 from tyro.conf import Positional
 
+from vidtwin.files import printable
+
 OTHERWISE = {"check_db": "check", "stored": "store", "cameras": "camera"}  # arguments of the library whose flags have other names
 ARGUMENT = re.compile(r"""(?<![^\s(])(\w+)=('[^']*'|"[^"]*"|[\w.+-]+)(?=[\s:;,)]|$)""")
+
+OF_BARS = re.compile(r"\n*(\x1b\[A)*")  # how tqdm goes to the line of another bar
+
+
+class PrintableStream:
+    """A text stream that shows control characters of what is written, as escapes; otherwise as the stream in it.
+
+    Kept are ends of lines, tabs, and what progress bars need: a return at the beginning, and going up by lines and nothing else.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        start = "\r" * text.startswith("\r")
+        shown = text if OF_BARS.fullmatch(text) else start + printable(text[len(start) :], kept="\n\t")
+        self._stream.write(shown)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def printing_safely() -> Iterator[None]:
+    """All that is printed inside, to standard output and standard error, goes through a `PrintableStream`."""
+    out: Any = PrintableStream(sys.stdout)
+    error: Any = PrintableStream(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(error):
+        yield
 
 
 def in_flags(text: str, command: Callable[..., None], typed: Sequence[str] = ()) -> str:

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 from tyro.conf import arg
 
-from vidtwin.files import check_writable
+from vidtwin.files import check_writable, printable
 from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.latents.stream import Identity
@@ -38,8 +38,8 @@ class UsageError(ValueError):
 class ModelOptions:
     weights: str = "mini"
     """A shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors)."""
-    config: str = "released"
-    """Of a file in Microsoft's layout: a preset, or a config.json."""
+    config: str = "auto"
+    """Of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits."""
     backend: Backend = "torch"
     """onnx runs a folder that `vidtwin export` wrote, given as --weights, on the CPU in the precision that it was exported in."""
     device: Device = "auto"
@@ -151,7 +151,7 @@ def device_of(name: str) -> str:
 def print_notes(notes: Sequence[str], to: TextIO | None = None) -> None:
     """What was not kept, or done otherwise than asked."""
     for note in notes:
-        print(f"{'note':14}{note}", file=to)
+        print(f"{'note':14}{printable(note)}", file=to)
 
 
 def said_to(out: Path) -> TextIO:

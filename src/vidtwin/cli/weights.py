@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from vidtwin import export_released
 from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output, device_of, public_name
-from vidtwin.files import check_writable, write_json
+from vidtwin.files import check_writable, printable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.stream import Identity
 from vidtwin.model.loading import load_weights
@@ -27,13 +27,13 @@ def info_command(file: Positional[str]) -> None:
     from vidtwin.cli.inspection import describe
 
     for name, value in describe(file).items():
-        print(f"{name:14}{value}")
+        print(f"{name:14}{printable(value)}")
 
 
 def convert_command(
     input: Positional[str],
     out: Output,
-    config: str = "released",
+    config: str = "auto",
     dtype: Dtype = "float32",
 ) -> None:
     """Convert weights between our folders and Microsoft's layout; the output's name says which way.
@@ -41,7 +41,7 @@ def convert_command(
     Args:
         input: a shipped name, a checkpoint folder, a hub id, or a file in Microsoft's layout.
         out: a .ckpt or .safetensors file (Microsoft's layout), or the name of a folder to make (ours).
-        config: of a file in Microsoft's layout: a preset, or a config.json.
+        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
         dtype: of the tensors in a folder of ours.
     """
     if out.suffix in RELEASED_SUFFIXES:
@@ -63,7 +63,7 @@ def convert_command(
 def export_command(
     out: Output,
     weights: str = "tiny",
-    config: str = "released",
+    config: str = "auto",
     quantize: Literal["int8"] | None = None,
 ) -> None:
     """Export weights to ONNX, encoder.onnx and decoder.onnx in a folder, and check them against torch; --backend onnx runs it.
@@ -71,7 +71,7 @@ def export_command(
     Args:
         out: name of the folder; an earlier export in it is replaced.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
+        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
         quantize: int8 stores linear layers as whole numbers, and computes with them: smaller, not the same.
     """
     from vidtwin.onnx.export import export_onnx

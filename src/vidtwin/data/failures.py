@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vidtwin.files import atomic_output, check_regular, fact, in_line, read_json
+from vidtwin.checked import fact, parse_json
+from vidtwin.files import atomic_output, check_regular, in_line
 
 
 class FailureList:
@@ -30,7 +31,7 @@ class FailureList:
         *lines, cut_short = text.split("\n")
         for number, line in enumerate(lines, 1):
             try:
-                record = read_json(line)
+                record = parse_json(line)
                 self._reasons[fact(record, "recording", str)] = fact(record, "reason", str)
             except ValueError as error:
                 raise ValueError(f"{path}: line {number} is not of a list of failures ({error}); delete the file") from error

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from vidtwin.checked import fact, parse_json
 from vidtwin.data.folders import files_below
 from vidtwin.data.recording import Columns, Recording
-from vidtwin.files import check_regular, fact, in_line, read_json
+from vidtwin.files import check_regular, in_line
 from vidtwin.video.read.decode import TableColumn
 from vidtwin.video.read.random_access import timestamp
 from vidtwin.video.read.reader import frame_count, probe
@@ -93,7 +94,7 @@ def _read_index(folder: Path, cameras: Sequence[str]) -> _Index:
     meta = folder / "meta" / "info.json"
     try:
         check_regular(meta, MOST_INDEX)
-        info = read_json(meta.read_bytes())
+        info = parse_json(meta.read_bytes())
         version, fps, chunk_size = fact(info, "codebase_version", str), fact(info, "fps", float), fact(info, "chunks_size", int)
         features = fact(info, "features", dict)
         kinds = {name: fact(feature, "dtype", str) for name, feature in features.items()}
@@ -140,7 +141,7 @@ def _episodes_v2(index: _Index) -> Iterator[Recording]:
         check_regular(path, MOST_INDEX)
         for line in path.read_text(encoding="utf-8").splitlines():
             if line:
-                row = read_json(line)
+                row = parse_json(line)
                 number, length = fact(row, "episode_index", int, 0), fact(row, "length", int, 1) if "length" in row else None
                 if number in lengths:
                     raise ValueError(f"episode {number} is there twice")

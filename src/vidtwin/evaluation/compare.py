@@ -1,11 +1,12 @@
 """Two evaluations of the same clips: what differs, clip by clip, and how far the difference can be trusted."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidtwin.checked import build, parse_json
 from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
+from vidtwin.files import in_line
 from vidtwin.latents.stream import with_hash
 
 SAME = ("list_sha256", "sample_fps", "tail", "latents", "resize", "range", "mean", "dtype")  # what two protocols should share
@@ -35,7 +36,7 @@ class Comparison:
         for name, (mean, low, high) in self.differences.items():
             sure = "" if low <= 0 <= high else "  differs"
             lines.append(f"{name:24}{mean:+10.4f}{f'{low:+.4f} to {high:+.4f}':>24}{sure}")
-        lines += [f"note: {name} differs: {a} and {b}" for name, (a, b) in self.protocol.items()]
+        lines += [f"note: {name} differs: {in_line(a)} and {in_line(b)}" for name, (a, b) in self.protocol.items()]
         if self.left_out:
             lines.append(f"note: {self.left_out} clips are in one of them only, and left out")
         return "\n".join(lines)
@@ -54,11 +55,14 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
         raise ValueError(f"{a} and {b}: have no clip in common; evaluate the same videos by the same protocol")
     pairs = [(rows[0][key], rows[1][key]) for key in shared]
     metrics = [name for name, value in pairs[0][0].items() if isinstance(value, float) and name in pairs[0][1]]
+    for file, row in ((file, row) for pair in pairs for file, row in zip((a, b), pair, strict=True)):
+        if wrong := next((name for name in metrics if type(row.get(name)) not in (int, float)), None):
+            raise ValueError(f"{file}: {in_line(wrong)}={in_line(repr(row.get(wrong)), 80)} of a clip: expected a number")
     videos = [video for video, _, _ in shared]
     differences = {name: bootstrap_mean([y[name] - x[name] for x, y in pairs], videos) for name in metrics}
     protocols = first["protocol"], second["protocol"]
     differing = {name: tuple(p.get(name) for p in protocols) for name in SAME if protocols[0].get(name) != protocols[1].get(name)}
-    names = tuple(f"{p['weights']} ({p['weights_hash'][:8]})" for p in protocols)
+    names = tuple(in_line(f"{p['weights']} ({p['weights_hash'][:8]})") for p in protocols)
     return Comparison(
         names=(names[0], names[1]),
         clips=len(shared),
@@ -66,6 +70,31 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
         protocol={name: (x, y) for name, (x, y) in differing.items()},
         left_out=len(rows[0].keys() ^ rows[1].keys()),
     )
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is read of a file."""
+
+    protocol: dict[str, Any]
+    clips: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What every protocol says."""
+
+    weights: str
+    weights_hash: str
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """What every clip says, beside its scores."""
+
+    video: str
+    first_frame: int
+    sha256: str
 
 
 def _key(clip: dict[str, Any]) -> tuple[str, int, str]:
@@ -77,9 +106,14 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate` writes one")
     try:
-        record: dict[str, Any] = json.loads(path.read_text(), object_hook=with_hash)
-        if not all(_key(clip) for clip in record["clips"]) or not str(record["protocol"]["weights_hash"]):
-            raise ValueError("no clips")
-    except (KeyError, TypeError, ValueError, RecursionError, UnicodeDecodeError):
-        raise ValueError(f"{path}: not a file that `vidtwin evaluate` wrote; give one of those") from None
+        record: dict[str, Any] = parse_json(path.read_bytes())
+        found = build(_Result, record, more=True)
+        record["protocol"] = with_hash(found.protocol)
+        build(_Weights, record["protocol"], "protocol.", more=True)
+        for clip in found.clips:
+            build(_Clip, clip, "clips.", more=True)
+        if len({_key(clip) for clip in found.clips}) < len(found.clips):
+            raise ValueError("a clip is there twice")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a file that `vidtwin evaluate` wrote ({in_line(error, 200)}); give one of those") from None
     return record

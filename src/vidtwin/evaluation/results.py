@@ -12,6 +12,7 @@ import numpy as np
 
 from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
 from vidtwin.evaluation.codecs import Point
+from vidtwin.files import in_line
 
 DIGITS = 6  # of every number in a file: what is beyond is rounding, and differs between machines
 
@@ -145,7 +146,7 @@ class Result:
         for name, points in self.rate_distortion.items():
             lines.append(f"{name:24}{', '.join(f'{p.psnr:.2f} dB at {p.bits / 1000:.1f} kbit' for p in points)}")
         lines += [f"{name:24}not measured: {reason}" for name, reason in self.missing.items()]
-        lines += [f"{'failed':24}{name}: {reason}" for name, reason in self.failures.items()]
+        lines += [f"{'failed':24}{in_line(name)}: {in_line(reason)}" for name, reason in self.failures.items()]
         p, run = self.protocol, self.run
         kind = f"{p['clips']} clips of {p['model']['frames']} frames from {p['videos']} videos, rate {p['sample_fps']}"
         lines.append(f"{'protocol':24}{kind}, tail {p['tail']}, latents {p['latents']}, {p['dtype']} on {p['device']}")

@@ -88,7 +88,7 @@ class Geometry:
         try:
             (H, W), (h, w) = record["source"], record["model"]
             geometry = Geometry.plan(record["policy"], (H, W), (h, w))
-            if geometry.to_dict() != record:
+            if geometry.to_dict() != record or not all(type(n) is int for n in (H, W, h, w)):
                 raise ValueError(f"resized and offset are not those of {geometry.to_dict()}")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"geometry {record} is not valid ({error!r}); write it with Geometry.to_dict") from error

@@ -144,7 +144,7 @@ def fit_from_dict(record: dict[str, Any]) -> Fit:
     try:
         (H, W), (h, w) = record["source"], record["model"]
         tiling = Tiling((int(H), int(W)), (int(h), int(w)), int(record["overlap"]))
-        if tiling.to_dict() != record:
+        if tiling.to_dict() != record or not all(type(n) is int for n in (H, W, h, w, record["overlap"])):
             raise ValueError("other keys or values")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"geometry {record} is not valid ({error!r}); write it with Tiling.to_dict") from error

@@ -3,10 +3,11 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from vidtwin.checked import build
 from vidtwin.generation.tokens import Patches, Sides
 from vidtwin.model.config import VidTwinConfig
 
-MOST = 2**20
+MOST, MOST_BLOCKS = 2**20, 512
 GUIDANCE = 2.0  # weight of the class where none is given; 1 is none, the paper's is 5
 
 
@@ -41,8 +42,9 @@ class DiTConfig:
             raise ValueError("the autoencoder has no Dynamics (dynamics_branch: none); generators need both latents")
         for field in fields(self):
             value, low = getattr(self, field.name), 0 if field.name == "classes" else 1
-            if field.type is int and (type(value) is not int or not low <= value <= MOST):
-                raise ValueError(f"{field.name}={value!r}: must be a whole number from {low} to {MOST}")
+            most = MOST_BLOCKS if field.name == "depth" else MOST
+            if field.type is int and (type(value) is not int or not low <= value <= most):
+                raise ValueError(f"{field.name}={value!r}: must be a whole number from {low} to {most}")
         for name, length in (("structure", 4), ("dynamics", 4), ("structure_patch", 3), ("dynamics_patch", 3)):
             value = getattr(self, name)
             if len(value) != length or not all(type(side) is int and 1 <= side <= MOST for side in value):
@@ -71,11 +73,7 @@ class DiTConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DiTConfig":
         """The inverse of `to_dict`; unknown fields are refused by name (ValueError)."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown field(s) in a denoiser's config: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return cls(**given)
+        return build(cls, values)
 
 
 # "paper": Sec. D.3. The others are its likes for smaller machines.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidtwin.files import check_writable, write_json
+from vidtwin.checked import parse_json
+from vidtwin.files import check_writable, clear_partial, in_line, locked, write_json
 from vidtwin.frames.clips import Geometry, pad_tail, to_clip
 from vidtwin.generation.config import GUIDANCE
 from vidtwin.generation.diffusion import STEPS
@@ -96,13 +98,15 @@ def generate(
         ValueError: counts below 1; classes that the generator does not have, or two whose files would have one name; both latents
             given, or one that this generator, or its autoencoder, cannot take; a folder with videos of other settings; and what
             the pipeline refuses.
-        OSError: a file cannot be read, or the folder not be written.
+        OSError: a file cannot be read, or the folder not be written, or another call is writing it.
 
     Its length is that of the arguments; the work is done by `pipeline` and the functions below.
     """
     _check_counts(per_class=(per_class, None), batch=(batch, None), num_inference_steps=(num_inference_steps, STEPS))
     if num_frames is not None:
         _check_counts(num_frames=(num_frames, None))
+    if not math.isfinite(guidance_scale):
+        raise ArgumentError(f"guidance_scale={guidance_scale}: give a finite number")
     out, wanted = Path(out), _wanted(pipeline, classes, per_class)
     files = {name: Path(path) for name, path in (("structure", structure), ("dynamics", dynamics)) if path is not None}
     if len(files) == 2:
@@ -120,29 +124,31 @@ def generate(
     }
     _check_settings(out, settings)
     given = {name: _first_window(pipeline, name, path) for name, path in files.items()}
-    todo = [one for one in wanted if not (out / _file_name(*one)).exists()]
     _make_folder(out)
-    windows = 1 if num_frames is None else -(-num_frames // pipeline.autoencoder.config.frames)
-    steps = _Steps(len(todo) * num_inference_steps * windows, progress)
-    for start in range(0, len(todo), batch):
-        now = todo[start : start + batch]
-        made = pipeline(
-            [name for name, _ in now if name is not None] or None,
-            num_videos=len(now),
-            num_frames=num_frames,
-            guidance_scale=guidance_scale,
-            guidance_interval=guidance_interval,
-            num_inference_steps=num_inference_steps,
-            generator=[_noise(seed, *one) for one in now],
-            progress=partial(steps.add, len(now)),
-            **{name: _repeated(latents, len(now)) for name, latents in given.items()},
-        )
-        if start == 0:
-            _check_settings(out, settings)  # again, for others may have come meanwhile
-            write_json(out / SETTINGS_FILE, settings)
-        for one, video in zip(now, made.videos.numpy(), strict=True):
-            _write(out / _file_name(*one), video, pipeline.fps)
-    return GeneratedFiles(tuple(out / _file_name(*one) for one in wanted), len(wanted) - len(todo))
+    with locked(out):
+        _check_settings(out, settings)  # again, for others may have come meanwhile
+        clear_partial(out)
+        todo = [one for one in wanted if not (out / _file_name(*one)).exists()]
+        windows = 1 if num_frames is None else -(-num_frames // pipeline.autoencoder.config.frames)
+        steps = _Steps(len(todo) * num_inference_steps * windows, progress)
+        for start in range(0, len(todo), batch):
+            now = todo[start : start + batch]
+            made = pipeline(
+                [name for name, _ in now if name is not None] or None,
+                num_videos=len(now),
+                num_frames=num_frames,
+                guidance_scale=guidance_scale,
+                guidance_interval=guidance_interval,
+                num_inference_steps=num_inference_steps,
+                generator=[_noise(seed, *one) for one in now],
+                progress=partial(steps.add, len(now)),
+                **{name: _repeated(latents, len(now)) for name, latents in given.items()},
+            )
+            if start == 0:
+                write_json(out / SETTINGS_FILE, settings)
+            for one, video in zip(now, made.videos.numpy(), strict=True):
+                _write(out / _file_name(*one), video, pipeline.fps)
+        return GeneratedFiles(tuple(out / _file_name(*one) for one in wanted), len(wanted) - len(todo))
 
 
 class _Steps:
@@ -204,14 +210,16 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     if not path.exists() or not any(VIDEO.fullmatch(file.name) for file in out.iterdir()):
         return
     try:
-        before = json.loads(path.read_text())
-        changed = next((key for key in settings if before.get(key) != settings[key]), None)
-    except (ValueError, AttributeError):
+        before = parse_json(path.read_bytes())
+        if not isinstance(before, dict):
+            raise ValueError("no settings")
+    except ValueError:
         raise ValueError(f"{path}: is damaged; delete it, or choose another folder") from None
+    changed = next((key for key in settings if before.get(key) != settings[key]), None)
     if changed is not None:
         name = ARGUMENTS.get(changed, changed)
         raise ValueError(
-            f"out={str(out)!r}: holds videos made with another {name} ({before.get(changed)}, not {settings[changed]}); "
+            f"out={str(out)!r}: holds videos made with another {name} ({in_line(before.get(changed))}, not {settings[changed]}); "
             "choose another folder, or the same settings"
         )
 

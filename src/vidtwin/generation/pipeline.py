@@ -4,7 +4,6 @@ A folder that `save_pretrained` writes holds `generator.json` (process, denoiser
 (weights of the denoiser, statistics of the latents) and `autoencoder/`, a checkpoint as `VidTwin.from_pretrained` reads it.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidtwin.checked import build, parse_json
 from vidtwin.files import in_line, tensor_output, write_json
 from vidtwin.generation.config import GUIDANCE, DiTConfig
 from vidtwin.generation.diffusion import Process, sample
@@ -27,6 +27,32 @@ from vidtwin.model.vidtwin import VidTwin
 FORMAT = 1
 FACTS_FILE, TENSORS_FILE, AUTOENCODER = "generator.json", "generator.safetensors", "autoencoder"
 Labels = int | str | Sequence[int | str] | None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What generator.json holds; older ones without `separate_levels`.
+
+    Raises:
+        ValueError: another format, a class named twice, or numbers that cannot be.
+    """
+
+    format: int
+    process: Process
+    denoiser: DiTConfig
+    classes: list[str]
+    fps: float
+    separate_levels: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format {self.format}; this vidtwin reads format {FORMAT}")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a class is there twice")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps={self.fps}: expected a number above 0, 1000 at most")
+        if not 0 <= (self.separate_levels or 0) <= 1:
+            raise ValueError(f"separate_levels={self.separate_levels}: expected a number from 0 to 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,19 +271,14 @@ class VidTwinPipeline:
         folder = find_generator(folder)
         path = folder / FACTS_FILE
         try:
-            facts = json.loads(path.read_text())
-            if facts["format"] != FORMAT:
-                raise ValueError(f"format {facts['format']}; this vidtwin reads format {FORMAT}")
-            config, process = DiTConfig.from_dict(facts["denoiser"]), Process(**facts["process"])
-            classes, fps = [str(name) for name in facts["classes"]], float(facts["fps"])
-            levels = facts.get("separate_levels")  # which older folders do not have
-            separate_levels = None if levels is None else float(levels)
+            facts = build(_Facts, parse_json(path.read_bytes()))
+            config = facts.denoiser
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{path}: missing; give the folder `model` of a run of vidtwin train-generator, or a shipped name: "
                 f"{', '.join(shipped_generators())}"
             ) from None
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: not the description of a generator ({in_line(error)})") from error
         tensors = own_float32(read_tensors(folder / TENSORS_FILE))
         with torch.device("meta"), Uninitialized():
@@ -272,7 +293,7 @@ class VidTwinPipeline:
         mean, std = (tuple(tensors[f"{kind}.{name}"] for name in NAMES) for kind in ("mean", "std"))
         autoencoder = VidTwin.from_pretrained(folder / AUTOENCODER)
         normalizer = Normalizer((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
-        return cls(autoencoder, denoiser, process, normalizer, classes, fps, separate_levels)
+        return cls(autoencoder, denoiser, facts.process, normalizer, facts.classes, facts.fps, facts.separate_levels)
 
 
 def shipped_generators() -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-from vidtwin.files import fact
+from vidtwin.checked import fact
 from vidtwin.frames.clips import POLICIES, frame_interval
 from vidtwin.frames.windows import Anchor
 from vidtwin.latents.stream import Identity, with_hash

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtwin.files import atomic_output, fact, read_json, write_json
+from vidtwin.checked import fact, parse_json
+from vidtwin.files import atomic_output, write_json
 from vidtwin.latent_sets.encode import Failure, Rows
 from vidtwin.latent_sets.items import Content, Item, content, glance
 from vidtwin.latent_sets.plan import Plan
@@ -59,7 +60,7 @@ class Spool:
             if rows.is_file():
                 entry = entries_in(needs_pyarrow().ipc.open_file(rows).schema.metadata[METADATA])[0]
             elif failure.is_file():
-                entry = entry_of(read_json(failure.read_bytes()))
+                entry = entry_of(parse_json(failure.read_bytes()))
             else:
                 return None
         except (OSError, KeyError, TypeError, ValueError, IndexError, needs_pyarrow().ArrowException):
@@ -130,7 +131,7 @@ def to_json(entries: Sequence[Entry], statistics: Statistics) -> bytes:
 
 def entries_in(metadata: bytes) -> list[Entry]:
     """What `to_json` wrote. Raises ValueError if it is not that."""
-    return [entry_of(facts) for facts in fact(read_json(metadata), "items", list)]
+    return [entry_of(facts) for facts in fact(parse_json(metadata), "items", list)]
 
 
 def entry_of(facts: Any) -> Entry:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidtwin.files import fact
+from vidtwin.checked import fact
 from vidtwin.model.latents import NAMES
 from vidtwin.model.normalizer import Normalizer
 

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vidtwin.files import atomic_output, check_regular, fact, file_hash, in_line, read_json, write_json
+from vidtwin.checked import fact, parse_json
+from vidtwin.files import atomic_output, check_regular, file_hash, in_line, write_json
 from vidtwin.latent_sets.items import Columns, Content, Item
 from vidtwin.latent_sets.plan import FORMAT, Plan
 from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow, schema
@@ -100,7 +101,7 @@ class Store:
             write_json(described, mine)
             return
         try:
-            found = read_json(described.read_bytes())
+            found = parse_json(described.read_bytes())
             there, columns = Plan.from_dict(found), fact(found, "columns", list)
             if any(not isinstance(pair, list) or [type(text) for text in pair] != [str, str] for pair in columns):
                 raise ValueError("columns are not pairs of a name and a kind")
@@ -122,7 +123,7 @@ class Store:
         path = self.folder / FAILURES
         try:
             if path.is_file():
-                rows = [read_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
             elif (path := self.folder / FORMER_FAILURES).is_file():
                 rows = needs_pyarrow().parquet.read_table(path).to_pylist()
             else:
@@ -276,7 +277,7 @@ def read_entries(path: Path, plan: Plan | None = None) -> list[Entry]:
         check_regular(path)
         footer = pa.parquet.read_metadata(path)
         metadata = footer.metadata[b"vidtwin.items"]
-        entries, statistics = entries_in(metadata), Statistics.from_dict(fact(read_json(metadata), "statistics", dict))
+        entries, statistics = entries_in(metadata), Statistics.from_dict(fact(parse_json(metadata), "statistics", dict))
         if sum(entry.rows for entry in entries) != footer.num_rows or any(entry.reason is not None for entry in entries):
             raise ValueError(f"its items have not its {footer.num_rows} rows")
         if plan is not None and statistics.channels != tuple(shape[0] for shape in plan.config.latent_shapes):
@@ -297,7 +298,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             else f"{folder}: is no data set of latents; make one with vidtwin encode-dataset"
         )
     try:
-        manifest: dict[str, Any] = read_json(path.read_bytes())
+        manifest: dict[str, Any] = parse_json(path.read_bytes())
         files = fact(manifest, "files", list)
         for file in files:
             name = PurePosixPath(fact(file, "file", str))

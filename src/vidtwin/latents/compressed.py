@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vidtwin.checked import build, parse_json
 from vidtwin.files import atomic_output
 from vidtwin.latents.entropy import LatentCoder, Moments, Prior, check_channels, check_step, needs_constriction
 from vidtwin.latents.stream import Header, Window
@@ -103,6 +104,13 @@ class CompressedSize:
             "kl_bits": None if self.kl_bits is None else list(self.kl_bits),
             "kl_bits_per_value": self.kl_bits_per_value,
         }
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """What a header says of KL, beside `stream.Header` and `entropy.LatentCoder`."""
+
+    kl_bits: tuple[float, float] | None = None
 
 
 class _Record(NamedTuple):
@@ -204,11 +212,7 @@ class Compressed:
 
     def size(self, frames: int) -> CompressedSize:
         """What the file takes, if so many frames decode from it. Raises ValueError if the KL it states is none."""
-        kl = self.facts.get("kl_bits")
-        if kl is not None:
-            kl = tuple(float(bits) for bits in kl)
-            if len(kl) != 2:
-                raise ValueError(f"KL of {len(kl)} latents")
+        kl = build(_Rate, self.facts, more=True).kl_bits
         values = [len(self._records) * prod(shape) for shape in self._shapes]
         return CompressedSize(
             bytes=self.bytes,
@@ -226,8 +230,8 @@ class Compressed:
 def _unpacked(text: bytes, path: Path) -> dict[str, Any]:
     """The header's JSON, of MOST_HEADER bytes at most."""
     try:
-        facts = json.loads(zlib.decompressobj().decompress(text, MOST_HEADER))
-    except (zlib.error, ValueError, RecursionError) as error:
+        facts = parse_json(zlib.decompressobj().decompress(text, MOST_HEADER))
+    except (zlib.error, ValueError) as error:
         raise ValueError(f"{path}: its header is damaged; {ANOTHER}") from error
     if not isinstance(facts, dict):
         raise ValueError(f"{path}: its header is damaged; {ANOTHER}")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vidtwin.checked import build
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import NAMES, Latents, Posterior
 
@@ -222,17 +223,19 @@ class LatentCoder:
     @staticmethod
     def from_dict(facts: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> "LatentCoder":
         """What `to_dict` wrote, for latents of shapes (T, C, ...). Raises KeyError, TypeError, ValueError if it is not that."""
-        if facts["coder"] != CODER:
-            raise ValueError(f"coder {facts['coder']!r}; this vidtwin knows {CODER!r}")
+        found = build(_Coder, facts, more=True)
+        if found.coder != CODER:
+            raise ValueError(f"coder {found.coder!r}; this vidtwin knows {CODER!r}")
         if sum(prod(shape) for shape in shapes) > MOST_VALUES:
             raise ValueError(f"windows of more than {MOST_VALUES} values")
-        step = float(facts["step"])
+        step = found.step
         check_step(step)
         channels = []
         for name, (_, count, *_) in zip(NAMES, shapes, strict=True):
-            table = facts["latents"][name]
-            sigma = np.array(table["sigma"], np.float32)
-            differences, centre, scale = (np.array(table[key], np.int64) for key in ("differences", "centre", "scale"))
+            table = found.latents[name]
+            with np.errstate(over="ignore"):  # which is refused below
+                sigma = np.array(table.sigma, np.float32)
+            differences, centre, scale = (np.array(t, np.int64) for t in (table.differences, table.centre, table.scale))
             fits = sigma.shape == differences.shape == (count,) and centre.shape == scale.shape == (count, 2)
             if not fits or not _positive(_delta(step, sigma)) or not np.isin(differences, (0, 1)).all():
                 raise ValueError(f"models of {name} are not those of {count} channels")
@@ -241,6 +244,25 @@ class LatentCoder:
                 raise ValueError(f"models of {name} are out of range")
             channels.append(Channels(sigma, differences.astype(bool), centre, scale))
         return LatentCoder(step, tuple(channels))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What `LatentCoder.to_dict` says of a latent."""
+
+    sigma: list[float]
+    differences: list[int]
+    centre: list[tuple[int, int]]
+    scale: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Coder:
+    """What `LatentCoder.to_dict` gives."""
+
+    coder: str
+    step: float
+    latents: dict[str, _Table]
 
 
 def check_step(step: float) -> None:

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vidtwin.checked import parse_json
 from vidtwin.files import beside, check_writable, in_line
 from vidtwin.latents import compressed, entropy, records
 from vidtwin.latents.compressed import Compressed, CompressedSize
@@ -287,8 +288,8 @@ def _open(path: Path) -> tuple[Any, "records.Records | Compressed | dict[str, tu
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return json.loads((file.metadata() or {})[KEY]), {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+            return parse_json((file.metadata() or {})[KEY]), {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a latent file, or cut short; give a {SUFFIX} file that `vidtwin encode` wrote") from error
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from vidtwin.checked import parse_json
 from vidtwin.files import in_line, tensor_output
 
 MAGIC, PREFIX = b"VIDTWIN\n", struct.Struct("<8sII")
@@ -57,8 +58,8 @@ class Records:
         if magic != MAGIC or len(text) != length or zlib.crc32(text) != crc:
             raise ValueError(f"{path}: not a latent file, or its header is damaged; encode the video again")
         try:
-            self.facts: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            self.facts: Any = parse_json(text)
+        except ValueError as error:
             raise ValueError(f"{path}: not a latent file, or its header is damaged; encode the video again") from error
         self._start = PREFIX.size + length
         self._map: np.ndarray = np.empty(0)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from torch import Tensor
 
+from vidtwin.checked import build
 from vidtwin.files import in_line
 from vidtwin.frames.orientation import Orientation
 from vidtwin.frames.tiles import Fit, Tiling, fit_from_dict
@@ -134,31 +135,56 @@ class Header:
     def from_dict(facts: Any) -> "Header":
         """The header that `to_dict` wrote. Raises ValueError when it is not one."""
         try:
-            if facts["version"] != VERSION:
-                raise ValueError(f"format version {facts['version']}; this vidtwin reads version {VERSION}")
-            transposed, rows, columns = (bool(value) for value in facts["orientation"])
+            found = build(_Facts, facts, more=True)
+            if found.version != VERSION:
+                raise ValueError(f"format version {found.version}; this vidtwin reads version {VERSION}")
             return Header(
-                fps=_fraction(facts["fps"]),
-                clock=_fraction(facts["clock"]),
-                geometry=fit_from_dict(facts["geometry"]),
-                overlap=int(facts["overlap"]),
-                pixel_aspect=_fraction(facts["pixel_aspect"]),
-                orientation=Orientation(transposed, rows, columns),
-                config=VidTwinConfig.from_dict(facts["config"]),
-                weights=Identity(in_line(facts["weights"]), in_line(facts["weights_hash"])),
-                precision=in_line(facts["precision"]),
-                logvar=bool(facts["logvar"]),
-                source=in_line(Path(str(facts["source"])).name),
-                source_bytes=int(facts["source_bytes"]),
-                first_frame=int(facts["first_frame"]),
+                fps=_fraction(found.fps),
+                clock=_fraction(found.clock),
+                geometry=fit_from_dict(found.geometry),
+                overlap=found.overlap,
+                pixel_aspect=_fraction(found.pixel_aspect),
+                orientation=Orientation(*found.orientation),
+                config=VidTwinConfig.from_dict(found.config),
+                weights=Identity(in_line(found.weights), in_line(found.weights_hash)),
+                precision=in_line(found.precision),
+                logvar=found.logvar,
+                source=in_line(Path(found.source).name),
+                source_bytes=found.source_bytes,
+                first_frame=found.first_frame,
             )
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            raise ValueError(f"{error} is missing" if isinstance(error, KeyError) else str(error)) from error
+        except (KeyError, TypeError, ArithmeticError) as error:
+            raise ValueError(str(error)) from error
 
 
-def _fraction(text: Any) -> Fraction:
+@dataclass(frozen=True)
+class _Facts:
+    """What `Header.to_dict` gives. Raises ValueError for counts below 0."""
+
+    version: int
+    fps: str
+    clock: str
+    geometry: dict[str, Any]
+    overlap: int
+    pixel_aspect: str
+    orientation: tuple[bool, bool, bool]
+    config: dict[str, Any]
+    weights: str
+    weights_hash: str
+    precision: str
+    logvar: bool
+    source: str
+    source_bytes: int
+    first_frame: int
+
+    def __post_init__(self) -> None:
+        if min(self.source_bytes, self.first_frame) < 0:
+            raise ValueError(f"source_bytes={self.source_bytes}, first_frame={self.first_frame}: must be at least 0")
+
+
+def _fraction(text: str) -> Fraction:
     """What str of a Fraction gave; not Fraction(text), which also takes 1e999999999, and all memory for it."""
-    if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,40}(/[0-9]{1,40})?", text):
+    if not re.fullmatch(r"-?[0-9]{1,40}(/[0-9]{1,40})?", text):
         raise ValueError(f"{text!r} is not a fraction")
     return Fraction(text)
 

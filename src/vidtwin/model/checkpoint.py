@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vidtwin.checked import parse_json
 from vidtwin.files import atomic_output, check_writable, in_line, tensor_output
-from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.config import PRESETS, VidTwinConfig
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -165,9 +166,17 @@ def find_folder(name: str | Path, **hub_options: Any) -> Path:
     """The folder of a shipped name, of a path, or of a hub id (downloaded on first use)."""
     if isinstance(name, str) and name in shipped_names():
         return SHIPPED / name
-    folder = Path(name)
+    folder = SHIPPED / name if isinstance(name, str) and (SHIPPED / name / "generator.json").is_file() else Path(name)
     if folder.is_dir():
+        inner = [part for part in ("model", "autoencoder") if (folder / part).is_dir()]
+        if inner and not (folder / CONFIG_FILE).exists():
+            raise FileNotFoundError(f"weights {str(name)!r}: {folder} has no {CONFIG_FILE}; did you mean {folder / inner[0]}?")
         return folder
+    if name in PRESETS:
+        raise FileNotFoundError(
+            f"weights {str(name)!r}: a preset, whose weights are not shipped; give a file or folder of them, or a shipped name: "
+            f"{', '.join(shipped_names())}"
+        )
     parts = str(name).split("/")
     if folder.exists() or len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
         raise FileNotFoundError(
@@ -200,13 +209,13 @@ def read_config_file(path: Path) -> VidTwinConfig:
         FileNotFoundError: no such file. ValueError: not JSON, or not the fields of a config.
     """
     try:
-        fields = json.loads(path.read_text())
+        fields = parse_json(path.read_bytes())
         if not isinstance(fields, dict):
             raise ValueError("not a mapping of fields")
         return VidTwinConfig.from_dict(fields)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing; a checkpoint folder holds {CONFIG_FILE} and {WEIGHTS_FILE}") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {in_line(error)}") from error
 
 

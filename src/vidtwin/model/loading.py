@@ -8,10 +8,11 @@ from vidtwin.model.released import RELEASED_SUFFIXES, load_released
 from vidtwin.model.vidtwin import VidTwin
 
 
-def load_weights(name: str | Path, config: str | VidTwinConfig = "released") -> VidTwin:
+def load_weights(name: str | Path, config: str | VidTwinConfig = "auto") -> VidTwin:
     """A model from a shipped name, a checkpoint folder (or its model.safetensors), a hub id, or a file in Microsoft's layout.
 
-    `config` is that of a file in Microsoft's layout: a preset's name, the path of a config.json, or a config.
+    `config` is that of a file in Microsoft's layout: a preset's name, the path of a config.json, or a config; "auto" is the preset
+    that fits.
 
     Raises:
         FileNotFoundError, ValueError: as `VidTwin.from_pretrained` and `load_released`.

@@ -129,8 +129,10 @@ def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
     return parameters | unused_shapes(config) | tables
 
 
-def load_released(path: str | Path, config: str | VidTwinConfig = "released") -> VidTwin:
+def load_released(path: str | Path, config: str | VidTwinConfig = "auto") -> VidTwin:
     """A model in eval mode, float32, from a file in Microsoft's layout (.ckpt, .pt, .pth: torch; .safetensors).
+
+    `config`: of the model, or a preset's name; "auto" is the preset whose shapes the file has.
 
     Strict: every tensor of the layout must be there in its shape, and nothing else but `loss.*`. Position tables may be missing
     (they follow from the config) but may not differ by more than rounding. What the model does not take its weights from (`loss.*`,
@@ -142,8 +144,11 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
         ValueError: not such a checkpoint, tensors that do not fit `config` (all differences are counted, the first ones named),
             a config that the layout cannot hold, or a pickle with anything but tensors and plain data; nothing of it has run.
     """
-    config = preset(config) if isinstance(config, str) else config
     tensors = read_released(path)
+    if config == "auto":
+        stated = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith("loss.")}
+        config = next((other for other in released_presets().values() if _fits(stated, other)), preset("released"))
+    config = preset(config) if isinstance(config, str) else config
     try:
         expected = released_shapes(config)
     except ValueError as error:
@@ -152,7 +157,7 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     shapes |= {name: expected[name] for name in TABLES if name not in shapes}
     if shapes != expected:
-        if fitting := next((name for name, other in released_presets().items() if released_shapes(other) == shapes), None):
+        if fitting := next((name for name, other in released_presets().items() if _fits(shapes, other)), None):
             raise ValueError(f"{path}: holds the preset {fitting!r}; give config={fitting!r}")
         remedy = "try a VidTwinConfig of the sizes in the file (`vidtwin info` prints them)"
         refuse_differences(expected, shapes, str(path), remedy)
@@ -169,6 +174,12 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "released") ->
     used = {released_name(name) for name in model.state_dict()}
     model.set_aside = {name: tensor for name, tensor in tensors.items() if name not in used}
     return model.eval()
+
+
+def _fits(shapes: dict[str, tuple[int, ...]], config: VidTwinConfig) -> bool:
+    """Whether these are the shapes of a config; tables of positions may be missing."""
+    expected = released_shapes(config)
+    return {name: expected[name] for name in TABLES} | shapes == expected
 
 
 def export_released(model: VidTwin, path: str | Path) -> None:

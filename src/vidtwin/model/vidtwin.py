@@ -1,5 +1,6 @@
 """VidTwin: x -> z -> (z_S, z_D) -> u_S + u_D -> x_hat (arXiv 2412.17726, Sec. 3 and Fig. 2)."""
 
+import os
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -27,8 +28,8 @@ class VidTwin(nn.Module, Checkpointed):
     """The video autoencoder with a Structure and a Dynamics latent.
 
     Clips are float (B, 3, F, H, W) in [-1, 1], of the size that `config` says. Where they enter (`feature`, `posterior`,
-    `encode`, `forward`) a wrong shape, an integer dtype, a NaN or a value outside the range raises a one-line ValueError; so do
-    latents of other shapes where they enter `decode`.
+    `encode`, `forward`) a wrong shape, another dtype than the weights', a NaN or a value outside the range raises a one-line
+    ValueError, and what is no tensor a TypeError; so do latents of other shapes, or no `Latents`, where they enter `decode`.
     """
 
     def __init__(self, config: VidTwinConfig):
@@ -112,12 +113,16 @@ class VidTwin(nn.Module, Checkpointed):
 
     def _check_clip(self, x: Tensor) -> None:
         expected = self.config.clip_shape
+        if not isinstance(x, Tensor):
+            remedy = "frames of a file: vidtwin.video.read_video" if isinstance(x, str | os.PathLike) else "torch.from_numpy(x)"
+            raise TypeError(f"x of {type(x).__name__}: expected a tensor (B, {', '.join(map(str, expected))}); use {remedy}")
         if x.ndim != 5 or tuple(x.shape[1:]) != expected:
             raise ValueError(
                 f"clip of shape {tuple(x.shape)}: expected (B, {', '.join(map(str, expected))}); resize or choose another config"
             )
         if not x.is_floating_point():
             raise ValueError(f"clip of dtype {x.dtype}: expected floating point in [-1, 1]; use x / 127.5 - 1 for 8-bit frames")
+        self._check_dtype("x", x)
         if len(x) == 0:
             raise ValueError("clip of batch size 0: give at least one clip")
         low, high = (value.item() for value in x.detach().aminmax())
@@ -127,13 +132,26 @@ class VidTwin(nn.Module, Checkpointed):
     def _check_latents(self, latents: Latents) -> None:
         if isinstance(latents, NormalizedLatents):
             raise TypeError("normalised latents do not decode; undo it first: dataset.normalizer.denormalize(latents)")
+        if not isinstance(latents, Latents):
+            kind = type(latents).__name__
+            raise TypeError(
+                f"latents of {kind}: expected vidtwin.Latents, as encode gives; use Latents(structure, dynamics_x, dynamics_y)"
+            )
         expected = self.config.latent_shapes
         if tuple(shape[1:] for shape in latents.shapes) != expected:
             raise ValueError(
                 f"latents of shapes {latents.shapes}: this model expects (B, ...) of {expected}; use the model that encoded them"
             )
+        for tensor in latents.tensors:
+            self._check_dtype("latents", tensor)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
             raise ValueError("latents with NaN or infinite values: encode again, in float32 if they came from float16")
+
+    def _check_dtype(self, name: str, tensor: Tensor) -> None:
+        if tensor.dtype != self.dtype and not torch.is_autocast_enabled(tensor.device.type):
+            raise ValueError(
+                f"{name} of dtype {tensor.dtype} for weights of {self.dtype}: use {name}.to({self.dtype}), or torch.autocast"
+            )
 
 
 def _unrounded(branch: nn.Module, *tensors: Tensor) -> Any:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -12,6 +14,7 @@ from tqdm import tqdm
 from vidtwin.data.clips import Batch, TrainingClips, collate, validation_clips
 from vidtwin.data.failures import FailureList
 from vidtwin.data.sources import recordings
+from vidtwin.files import in_line, locked
 from vidtwin.frames.clips import Geometry, from_clip
 from vidtwin.frames.panels import side_by_side
 from vidtwin.losses.objective import bits
@@ -53,7 +56,8 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
         device: "cpu", or the accelerator that is there. wandb: a Weights & Biases project to log to.
 
     Raises:
-        FileNotFoundError: a source of videos, or weights to start from, are missing. OSError: `out` cannot be written.
+        FileNotFoundError: a source of videos, or weights to start from, are missing.
+        OSError: `out` cannot be written, or another run is writing it.
         ValueError: the run in `out` has another recipe or only damaged checkpoints; too many videos cannot be used.
         FloatingPointError: values were not finite for `max_skipped` steps in a row; names the first of them.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the step is finished and saved.
@@ -61,11 +65,17 @@ def train(recipe: Recipe, out: str | Path, device: str = "cpu", progress: bool =
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(recipe, device)
+    with locked(out) if accelerator.is_main_process else nullcontext():
+        return _train(recipe, out, accelerator, progress, wandb)
+
+
+def _train(recipe: Recipe, out: Path, accelerator: Accelerator, progress: bool, wandb: str | None) -> VidTwin:
+    """`train` in a folder that no other run is writing."""
     first = accelerator.is_main_process
     sources = recordings(recipe.train_videos)
     checks, unusable = validation_clips(recordings(recipe.validation_videos), recipe.config, recipe.validation_clips)
     for name, reason in unusable if first else ():
-        tqdm.write(f"not validated on: {name}: {reason}")
+        tqdm.write(f"not validated on: {in_line(name)}: {in_line(reason)}")
     failures = FailureList(out / FAILURES, len(sources), recipe.max_failures)
     clips: TrainingClips | CoefficientClips
     if recipe.coefficients is None:

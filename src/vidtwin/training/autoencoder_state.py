@@ -1,6 +1,7 @@
 """Everything of an autoencoder that is trained, on its devices, and its state as one dictionary of tensors and numbers."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from vidtwin.model.vidtwin import VidTwin
 from vidtwin.training.centring import Centring
 from vidtwin.training.coefficients import CoefficientBatch
 from vidtwin.training.compact import CompactTwin
-from vidtwin.training.optimization import Optimization, adamw, averaging
+from vidtwin.training.optimization import Optimization, adamw, averaging, own_settings
 from vidtwin.training.recipe import Recipe
 from vidtwin.training.schedule import learning_rate
 
@@ -192,12 +193,14 @@ class AutoencoderState(Optimization):
         return state | {name: part.state_dict() for name, part in self._parts().items()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        super().load(state)
+        """As of `Optimization`."""
+        own = {name: state[name] for name in self._parts()}
+        super().load({name: value for name, value in state.items() if name not in own and name != "logvar"})
         with torch.no_grad():
-            self.logvar.copy_(state["logvar"])
+            self.logvar.copy_(state["logvar"].reshape(()))
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            with own_settings(part) if isinstance(part, torch.optim.Optimizer) else nullcontext():
+                part.load_state_dict(own[name])
 
     def _parts(self) -> dict[str, Any]:
         """What has a state besides the network, by its name in `state`."""

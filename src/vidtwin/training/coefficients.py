@@ -9,6 +9,7 @@ Letters: B clips, F frames, K coefficients of a block, (h, w) blocks of a frame,
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as nnf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from vidtwin.checked import build, parse_json
 from vidtwin.data.clips import Failures
 from vidtwin.data.failures import FailureList
 from vidtwin.data.sources import Recording
-from vidtwin.files import atomic_output
+from vidtwin.files import atomic_output, in_line, locked
+from vidtwin.model.checkpoint import read_tensors, refuse_differences
 from vidtwin.training.patches import BasisFit, PatchBasis, block_side, to_patches
 from vidtwin.training.recipe import Recipe
 from vidtwin.video.read.reader import iter_frames
@@ -68,7 +71,7 @@ def cache_coefficients(
 
     Raises:
         ValueError: the folder holds a cache of something else, or too many recordings cannot be used.
-        OSError: it cannot be written.
+        OSError: it cannot be written, or another run is writing it.
     """
     origin = {
         "recordings": [[recording.name, recording.start, recording.stop] for recording in sources],
@@ -80,15 +83,68 @@ def cache_coefficients(
         "colour": recipe.colour,
         "seed": recipe.seed,
     }
-    if (folder / INDEX).exists():
-        before = json.loads((folder / INDEX).read_text())["origin"]
-        differing = [key for key in origin if before.get(key) != origin[key]]
-        if differing:
-            raise ValueError(
-                f"{folder}: holds coefficients of other {', '.join(differing)}; choose another cache, or delete this one"
-            )
+    if _holds(folder, origin):
         return
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if not _holds(folder, origin):
+            _write_cache(recipe, sources, folder, failures, origin, quiet)
+
+
+def _holds(folder: Path, origin: dict[str, Any]) -> bool:
+    """Whether a folder holds the coefficients of an origin. Raises ValueError if it holds others."""
+    if not (folder / INDEX).exists():
+        return False
+    before = read_index(folder).origin
+    if differing := [key for key in origin if before.get(key) != origin[key]]:
+        raise ValueError(f"{folder}: holds coefficients of other {', '.join(differing)}; choose another cache, or delete this one")
+    return True
+
+
+@dataclass(frozen=True)
+class CachedVideo:
+    """A view of a recording: its frames, the blocks of each (height, width), and the number of the first block in the cache."""
+
+    name: str
+    frames: int
+    grid: tuple[int, int]
+    row: int
+
+
+@dataclass(frozen=True)
+class CacheIndex:
+    """What a cache was made of, its views, and the number of its blocks. Raises ValueError for views outside of it."""
+
+    origin: dict[str, Any]
+    videos: list[CachedVideo]
+    rows: int
+
+    def __post_init__(self) -> None:
+        for video in self.videos:
+            end = video.row + video.frames * video.grid[0] * video.grid[1]
+            if min(video.row, video.frames, *video.grid) < 0 or end > self.rows:
+                raise ValueError(f"{video.name} lies outside of {self.rows} rows")
+
+
+def read_index(folder: Path) -> CacheIndex:
+    """Raises ValueError for an index that `cache_coefficients` did not write."""
+    try:
+        return build(CacheIndex, parse_json((folder / INDEX).read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{folder / INDEX}: not an index of coefficients ({in_line(error, 200)}); delete the folder") from None
+
+
+def _read_basis(folder: Path, side: int, count: int) -> PatchBasis:
+    """Of so many components of blocks of a side. Raises ValueError for another."""
+    tensors, values = read_tensors(folder / BASIS), 3 * side**2
+    expected = {"mean": (values,), "vectors": (count, values), "signs": (count,)}
+    refuse_differences(expected, {name: tuple(t.shape) for name, t in tensors.items()}, str(folder / BASIS), "delete the folder")
+    return PatchBasis(side, **tensors)
+
+
+def _write_cache(
+    recipe: Recipe, sources: Sequence[Recording], folder: Path, failures: FailureList, origin: dict[str, Any], quiet: bool
+) -> None:
     side, rows, videos = block_side(recipe.config.patch), 0, []
     fit = BasisFit(side)
     for _, found, _ in _in_order(_Views(recipe, sources, 1, partial(_moments, side=side)), "videos for the basis", quiet):
@@ -202,21 +258,24 @@ class CoefficientClips(Dataset[CoefficientSample]):
     of blocks, and whether it is mirrored, played backwards, brighter or of more contrast, as the recipe says.
 
     Raises:
-        FileNotFoundError: the folder holds no whole cache. ValueError: no video of it holds a clip.
+        FileNotFoundError: the folder holds no whole cache. ValueError: it is damaged, or no video of it holds a clip.
     """
 
     def __init__(self, folder: Path, recipe: Recipe):
         if not (folder / INDEX).exists():
             raise FileNotFoundError(f"{folder}: no coefficients are stored there")
-        stored = json.loads((folder / INDEX).read_text())
+        stored = read_index(folder)
         self.recipe, self.config = recipe, recipe.config
-        self.basis = PatchBasis(block_side(self.config.patch), **load_file(folder / BASIS))
+        self.basis = _read_basis(folder, block_side(self.config.patch), recipe.coefficients or 0)
         self.grid = self.config.height // self.basis.side, self.config.width // self.basis.side
-        self.folder, self.rows = folder, stored["rows"]
-        by_name: dict[str, list[dict[str, Any]]] = {}
-        for video in stored["videos"]:
-            if video["frames"] >= self.config.frames and all(a >= b for a, b in zip(video["grid"], self.grid, strict=True)):
-                by_name.setdefault(video["name"], []).append(video)
+        self.folder, self.rows = folder, stored.rows
+        for name, values in ((COEFFICIENTS, len(self.basis)), (OUTSIDE, 1)):
+            if (folder / name).stat().st_size != 2 * self.rows * values:
+                raise ValueError(f"{folder / name}: not as large as {INDEX} says; delete the folder")
+        by_name: dict[str, list[CachedVideo]] = {}
+        for video in stored.videos:
+            if video.frames >= self.config.frames and all(a >= b for a, b in zip(video.grid, self.grid, strict=True)):
+                by_name.setdefault(video.name, []).append(video)
         self.videos = list(by_name.values())
         if not self.videos:
             raise ValueError(f"{folder}: no video of it holds a clip of {self.config.frames} frames")
@@ -237,15 +296,15 @@ class CoefficientClips(Dataset[CoefficientSample]):
         clip, outside = self._draw(views[int(draws[0] * len(views))], draws[1:])
         return CoefficientSample(clip, outside, index)
 
-    def _draw(self, video: dict[str, Any], draws: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _draw(self, video: CachedVideo, draws: np.ndarray) -> tuple[Tensor, Tensor]:
         recipe, (h, w), F = self.recipe, self.grid, self.config.frames
-        H, W = video["grid"]
-        most = min(recipe.max_stride, (video["frames"] - 1) // max(1, F - 1))
+        H, W = video.grid
+        most = min(recipe.max_stride, (video.frames - 1) // max(1, F - 1))
         stride = 1 + int(draws[0] * most)
-        start = int(draws[1] * (video["frames"] - (F - 1) * stride))
+        start = int(draws[1] * (video.frames - (F - 1) * stride))
         top, left = int(draws[2] * (H - h + 1)), int(draws[3] * (W - w + 1))
         stored, errors = self._files()
-        rows = slice(video["row"] + start * H * W, video["row"] + (start + (F - 1) * stride + 1) * H * W)
+        rows = slice(video.row + start * H * W, video.row + (start + (F - 1) * stride + 1) * H * W)
         box = (slice(None, None, stride), slice(top, top + h), slice(left, left + w))
         x, outside = stored[rows].view(-1, H, W, stored.shape[1])[box].float(), errors[rows].view(-1, H, W)[box].float()
         if recipe.flip and draws[4] < 0.5:

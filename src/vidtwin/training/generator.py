@@ -1,13 +1,16 @@
 """Training of a generator (paper Sec. 3.5, D.3), on one process or many."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from vidtwin.files import locked
 from vidtwin.frames.panels import side_by_side
 from vidtwin.generation.diffusion import add_noise, diffusion_loss
 from vidtwin.generation.dit import DiT
@@ -42,6 +45,12 @@ def train_generator(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(recipe, device)
+    with locked(out) if accelerator.is_main_process else nullcontext():
+        return _train(recipe, out, accelerator, progress, wandb)
+
+
+def _train(recipe: GeneratorRecipe, out: Path, accelerator: Accelerator, progress: bool, wandb: str | None) -> VidTwinPipeline:
+    """`train_generator` in a folder that no other run is writing."""
     data = LatentDataset(recipe.latents)
     classes = class_names(data, recipe.label)
     autoencoder = load_weights(recipe.autoencoder, data.plan.config)

@@ -8,6 +8,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vidtwin.files import atomic_output
+from vidtwin.checked import build, parse_json
+from vidtwin.files import atomic_output, in_line
 from vidtwin.video.write.writer import VideoWriter
 
 LOG, VIDEOS, TENSORBOARD = "log.jsonl", "videos", "tensorboard"
@@ -62,6 +64,13 @@ class Clock:
         return rate | shares
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What every record has."""
+
+    step: int
+
+
 class RunLog:
     """The log of a run in folder `out`, going on after `step` steps: later lines of an earlier process are dropped.
 
@@ -69,15 +78,15 @@ class RunLog:
     installed, Weights & Biases if `wandb` names a project.
 
     Raises:
-        ValueError: `wandb` is given and the package is missing.
+        ValueError: `wandb` is given and the package is missing; a log.jsonl with lines that are no records of a run.
     """
 
     def __init__(self, out: Path, step: int, recipe: Mapping[str, Any], wandb: str | None = None):
         self.out = out
         if (out / LOG).exists():
-            whole = [line for line in (out / LOG).read_text().splitlines() if line.endswith("}")]  # a kill can cut the last one
+            kept = "".join(line + "\n" for line, of in _lines(out / LOG) if of <= step)
             with atomic_output(out / LOG) as partial:
-                partial.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))
+                partial.write_text(kept)
         self.file = (out / LOG).open("a")
         self.writer: Any = None
         try:
@@ -136,6 +145,21 @@ class RunLog:
             self.writer.close()
         if self.run is not None:
             self.run.finish()
+
+
+def _lines(path: Path) -> Iterator[tuple[str, int]]:
+    """The records of a log.jsonl as they are written, and their steps; what a kill cut short is left out.
+
+    Raises:
+        ValueError: a line that is no record of a run.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.endswith(b"}"):
+            continue
+        try:
+            yield line.decode(), build(_Record, parse_json(line), more=True).step
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} is not a record of a run ({in_line(error, 200)}); delete the line") from None
 
 
 def _gif(frames: np.ndarray, fps: int) -> bytes:

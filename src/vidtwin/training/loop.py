@@ -73,7 +73,7 @@ def train_steps(
     rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     guard, step = Guard(recipe.max_skipped), 0
     if before is not None:
-        run.load(before.pop("run"))
+        checkpoints.restore(out, before, run.load)
         step, task.best, guard.skipped = before["step"], before["best"], before["skipped"]
     numbers = StepBatches(step, recipe.steps, recipe.batch_size, processes, rank, recipe.accumulate)
     pinned = accelerator.device.type == "cuda"

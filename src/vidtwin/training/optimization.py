@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vidtwin.model.checkpoint import refuse_differences
 from vidtwin.training.centring import Centring
 from vidtwin.training.ema import EMA
 from vidtwin.training.recipe import RunRecipe
@@ -202,19 +203,42 @@ class Optimization:
         return [name for name in ("model", "muon") if name in self.optimizers]
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. Raises KeyError, or others, if it is not of such a run."""
+        state = dict(state)
         if self.ema is not None:
-            set_model_state_dict(self.network, state["ema"], options=FULL)
+            self._load_weights(state.pop("ema"), "ema")
             self.ema.restart()
-        set_model_state_dict(self.network, state["model"], options=FULL)
+        self._load_weights(state.pop("model"), "model")
         for name in self._own():
-            found = state[f"optimizer_{name}"]
+            found = state.pop(f"optimizer_{name}")
             if found["state"]:  # none before the first step that was not skipped; torch would count one as taken
-                set_optimizer_state_dict(self.network, self.optimizers[name], found, options=FULL)
+                with own_settings(self.optimizers[name]):
+                    set_optimizer_state_dict(self.network, self.optimizers[name], found, options=FULL)
         if self.centring is not None:
-            self.centring.means = {name: mean.to(self.accelerator.device) for name, mean in state["centres"].items()}
+            means = state.pop("centres")
+            self.centring.means = {name: mean.to(self.accelerator.device) for name, mean in means.items()}
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.accelerator.scaler.load_state_dict(state.pop("scaler"))
+        if state:
+            raise ValueError(f"{', '.join(map(str, state))}: not of this recipe")
+
+    def _load_weights(self, tensors: dict[str, Any], name: str) -> None:
+        expected = {key: tuple(tensor.shape) for key, tensor in self.network.state_dict().items()}
+        refuse_differences(expected, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, name)
+        set_model_state_dict(self.network, tensors, options=FULL)
+
+
+@contextmanager
+def own_settings(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """A state is loaded inside; settings stay those of the recipe. Raises ValueError if it does not fit the weights."""
+    before = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    yield
+    for group, own in zip(optimizer.param_groups, before, strict=True):
+        group.update(own)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.shape not in ((), parameter.shape):
+                raise ValueError(f"{name} of an optimizer does not fit its weights")
 
 
 def averaging(module: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -1,13 +1,13 @@
 """A training recipe: a YAML file whose every key is read, and whose unknown keys are refused."""
 
-import difflib
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 
+from vidtwin.checked import build, plain, unique
 from vidtwin.files import in_line
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.config import VidTwinConfig, preset
@@ -44,6 +44,7 @@ class DiscriminatorRecipe:
 
 
 SCRATCH_LOGVAR = -6.0
+MOST_WORKERS = 1024
 ON_COEFFICIENTS = (
     *("reverse", "max_stride", "brightness", "contrast", "colour", "views"),
     *("structure_alone", "dynamics_alone", "fitted_logvar"),
@@ -113,9 +114,11 @@ class RunRecipe:
         _at_least(self, 1, "batch_size", "accumulate", "steps", "max_skipped", "keep_checkpoints")
         _at_least(self, 1, "log_every", "validate_every", "checkpoint_every")
         _at_least(self, 0, "seed", "workers", "warmup_steps", "weight_decay", "final_lr_ratio")
+        if self.workers > MOST_WORKERS:
+            raise ValueError(f"workers={self.workers}: at most {MOST_WORKERS}")
         _positive(self, "learning_rate", "muon_learning_rate", "clip_norm", "eps")
         for name, factor in self.rate_factors.items():
-            if type(factor) not in (int, float) or factor < 0:
+            if factor < 0:
                 raise ValueError(f"rate_factors.{name}={factor!r}: must be a number of at least 0")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay}: must be in [0, 1)")
@@ -263,12 +266,19 @@ R = TypeVar("R", bound=RunRecipe)
 
 
 class _Loader(yaml.SafeLoader):
-    """Of YAML without aliases: a short file can nest them to a value that no memory holds when it is printed."""
+    """Of YAML without keys that are there twice, and without aliases: a short file can nest them to a value that no memory holds
+    when it is printed. 1e-4 is a number, as in YAML 1.2."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*name); write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        return unique([(self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value])
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def read_recipe(path: str | Path, kind: type[R] = Recipe, **overrides: Any) -> R:  # type: ignore[assignment]
@@ -280,75 +290,22 @@ def read_recipe(path: str | Path, kind: type[R] = Recipe, **overrides: Any) -> R
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe; recipes are YAML files, see {kind.EXAMPLE}")
+        raise FileNotFoundError(
+            f"{path}: no such file; recipes are YAML files: write one, or copy {kind.EXAMPLE} from vidtwin's source repository, "
+            "for an installed package holds none"
+        )
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        values = plain(yaml.load(path.read_text(), _Loader))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise ValueError(f"{path}: not valid YAML ({in_line(' '.join(str(error).split()))})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: not a recipe; it must be a YAML mapping of keys to values")
     values |= {key: value for key, value in overrides.items() if value is not None}
     try:
-        recipe: R = _build(kind, values, "")
+        return build(kind, values)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: {in_line(error)}") from None
-    return recipe
-
-
-def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
-    known = {f.name: f for f in fields(kind)}
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown key {prefix}{key}; the nearest known one is {prefix}{near}")
-    converted = {key: _convert(prefix + key, value, known[key].type) for key, value in values.items()}
-    for key, f in known.items():
-        if key not in values and f.default is MISSING and f.default_factory is MISSING:
-            choices = f" ({', '.join(get_args(f.type))})" if get_origin(f.type) is Literal else ""
-            raise ValueError(f"key {prefix}{key}{choices} is missing; add it to the recipe or give it on the command line")
-    return kind(**converted)
-
-
-def _convert(key: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`, which is one of the field types of a recipe; ValueError names key and value."""
-    if isinstance(kind, UnionType):
-        kinds = get_args(kind)
-        if value is None and type(None) in kinds:
-            return None
-        fitting = [k for k in kinds if k is not type(None) and ((len(kinds) == 2 and type(None) in kinds) or _fits(value, k))]
-        if not fitting:
-            raise ValueError(f"{key}={value!r}: expected a preset's name or a mapping of config fields")
-        return _convert(key, value, fitting[0])
-    if is_dataclass(kind):
-        if isinstance(value, kind):  # type: ignore[arg-type]
-            return value
-        if not isinstance(value, dict):
-            raise ValueError(f"{key}={value!r}: expected a mapping, as in {{{fields(kind)[0].name}: 1.0}}")
-        return _build(kind, value, f"{key}.")  # type: ignore[arg-type]
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind) or isinstance(value, bool):
-            raise ValueError(f"{key}={value!r}: choose one of {', '.join(map(str, get_args(kind)))}")
-        return value
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise ValueError(f"{key}={value!r}: expected a list of {len(kinds)} numbers")
-        return tuple(_convert(key, item, k) for item, k in zip(value, kinds, strict=True))
-    if kind is float and isinstance(value, str):  # YAML reads 1e-4 as a string
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if not _fits(value, kind):
-        expected = {str: "text", float: "a number", dict: "a mapping"}.get(get_origin(kind) or kind, kind)
-        raise ValueError(f"{key}={value!r}: expected {getattr(expected, '__name__', expected)}")
-    return value
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    return type(value) is (get_origin(kind) or kind)
+        remedy = "; add it to the recipe or give it on the command line" if str(error).endswith(" is missing") else ""
+        raise ValueError(f"{path}: {in_line(error)}{remedy}") from None
 
 
 def _at_least(recipe: Any, low: int, *names: str, prefix: str = "") -> None:
