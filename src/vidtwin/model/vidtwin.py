@@ -1,5 +1,6 @@
 """VidTwin: x -> z -> (z_S, z_D) -> u_S + u_D -> x_hat (arXiv 2412.17726, Sec. 3 and Fig. 2)."""
 
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -47,6 +48,23 @@ class VidTwin(nn.Module, Checkpointed):
         self.dynamics_decoder = dynamics_decoder(config)
         self.decoder = Decoder(*backbone)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "VidTwin":
+        """`to`, `bfloat16`, `half`: what has fewer than 32 bits is the weights of the transformers' products, nothing else.
+
+        Norms, modulation, position tables, residual stream and both branches have a small share of the work and a large one of the
+        rounding error.
+        """
+        products = {id(tensor) for parameter in self._products() for tensor in (parameter, parameter.grad)}
+        return super()._apply(lambda tensor: fn(tensor) if id(tensor) in products else in_32_bits(fn, tensor), recurse)
+
+    def _products(self) -> Iterator[nn.Parameter]:
+        """Weights and biases of the matrix products of E and D."""
+        for name, part in self._modules.items():
+            if name in ("encoder", "decoder") and part is not None:
+                for module in part.modules():
+                    if isinstance(module, nn.Linear | nn.Conv3d):
+                        yield from module.parameters(recurse=False)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -54,8 +72,8 @@ class VidTwin(nn.Module, Checkpointed):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return next(self.parameters()).dtype
+        """Of the transformers' matrix products; in 16 bits, the other weights are float32."""
+        return next(self._products()).dtype
 
     def num_parameters(self) -> int:
         """How many weights the model has."""
@@ -136,12 +154,19 @@ class VidTwin(nn.Module, Checkpointed):
             raise ValueError("latents with NaN or infinite values: encode again, in float32 if they came from float16")
 
 
+def in_32_bits(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """fn(tensor), where `fn` may move it and cast it, but not below 32 bits."""
+    result = fn(tensor)
+    return tensor.to(result.device) if result.is_floating_point() and result.itemsize < 4 <= tensor.itemsize else result
+
+
 def _unrounded(branch: nn.Module, *tensors: Tensor) -> Any:
-    """A branch in the dtype of its weights, whatever autocast says: it has a small share of the work, and its post-norms carry
-    constants far larger than what they pass on."""
+    """A branch in the dtype of its weights, whatever autocast and its input say: it has a small share of the work, and its
+    post-norms carry constants far larger than what they pass on."""
     device = tensors[0].device.type
+    dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
+    tensors = tuple(tensor.to(dtype) for tensor in tensors)
     if device == "meta" or not torch.is_autocast_enabled(device):
         return branch(*tensors)
-    dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
     with torch.autocast(device, enabled=False):
-        return branch(*(tensor.to(dtype) for tensor in tensors))
+        return branch(*tensors)
