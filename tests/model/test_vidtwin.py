@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import default_collate
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import Latents, Posterior, VidTwin
@@ -232,3 +234,40 @@ def test_what_queries_do_before_they_meet_a_context_is_done_once():
     for mode in (False, True):
         qformer.train(mode)(context)
     assert rows == [1, 5]
+
+
+class Decode(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, latents):
+        return self.model.decode(latents)
+
+
+class Encode(Decode):
+    def forward(self, x):
+        return self.model.encode(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", [Encode, Decode])
+def test_each_half_is_exported_and_compiled_as_one_graph(model, x, part):
+    given = x if part is Encode else model.encode(x)
+    program = torch.export.export(part(model), (given,))
+    expected, exported = (tree_leaves(run(given)) for run in (part(model), program.module()))
+    compiled = tree_leaves(torch.compile(part(model), fullgraph=True, backend="eager")(given))
+    for a, b, c in zip(expected, exported, compiled, strict=True):
+        assert torch.allclose(a, b, atol=1e-6) and torch.allclose(a, c, atol=1e-6)
+
+
+def test_latents_are_mapped_over_and_collated(model, x):
+    with torch.no_grad():
+        posterior = model.posterior(x)
+    doubled = tree_map(lambda tensor: 2 * tensor, posterior)
+    assert torch.equal(doubled.logvar.dynamics_y, 2 * posterior.logvar.dynamics_y)
+    sums = torch.vmap(lambda latents: latents.structure.sum() + latents.dynamics_x.sum())(posterior.mean)
+    assert sums.shape == (len(x),)
+    batch = default_collate([{"latents": posterior.mean[:1], "row": 0}, {"latents": posterior.mean[1:], "row": 1}])
+    assert torch.equal(batch["latents"].dynamics_x, posterior.mean.dynamics_x)
+    assert isinstance(default_collate([posterior, posterior]).mean, Latents)

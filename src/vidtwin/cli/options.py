@@ -72,7 +72,7 @@ class ModelOptions:
         identity = Identity.of(model, public_name(self.weights))
         dtype = "float32" if self.dtype == "auto" and self.low_memory else self.dtype
         encode_dtype = self.encode_dtype or ("float32" if stored and dtype == "auto" else dtype)
-        encode, decode = ("auto" if name == "auto" else getattr(torch, name) for name in (encode_dtype, dtype))
+        encode, decode = (wanted(name) for name in (encode_dtype, dtype))
         if self.low_memory:
             del model  # and what was read of it for its identity
             model = load_weights(self.weights, self.config)
@@ -91,6 +91,15 @@ class ModelOptions:
             raise UsageError("--compile and --low-memory: not for an exported model; leave them out")
         exported = OnnxModel(self.weights)
         return Engine(exported, batch=self.batch, check_db=self.check), exported.identity
+
+
+def wanted(name: Precision) -> Literal["auto"] | torch.dtype:
+    """What the engine calls a precision."""
+    dtype: torch.dtype
+    if name == "auto":
+        return name
+    dtype = getattr(torch, name)
+    return dtype
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ class Engine:
             raise ValueError(f"{text}, below check_db={self._check_db:g}; use {option}=torch.float32, or a lower limit")
         if not close:
             text += f", below {self._check_db:g}: float32 is used"
-            self.plan = replace(self.plan, **{option: torch.float32})
+            self.plan = replace(self.plan, **{option: torch.float32})  # type: ignore[arg-type]
         self.notes.append(text)
         return close
 
