@@ -73,12 +73,37 @@ def test_what_is_not_finite_is_computed_again_in_float32(clips):
     with pytest.warns(PrecisionWarning, match="encoding in float16 gave values that are not finite; computed again in float32"):
         posterior = engine.encode(5, lambda index: clips[index])
     assert torch.equal(posterior.mean.structure, exact.mean.structure)
-    big = Latents(
-        *(torch.full((1, *shape), 1e5) for shape in (SMALL.structure_shape, SMALL.dynamics_x_shape, SMALL.dynamics_y_shape))
-    )
-    low = Engine(seeded_model(), dtype=torch.float16)
+    with torch.no_grad():
+        model.decoder.head.linear.weight.mul_(1e6)
+    low = Engine(model, dtype=torch.float16)
     with pytest.warns(PrecisionWarning, match="decoding in float16"):
-        assert torch.equal(next(low.decode(big)), next(Engine(seeded_model()).decode(big)))
+        assert torch.equal(next(low.decode(posterior.mean[:1])), next(Engine(model).decode(posterior.mean[:1])))
+
+
+def test_latents_beyond_the_range_of_float16_decode_in_it():
+    shapes = SMALL.structure_shape, SMALL.dynamics_x_shape, SMALL.dynamics_y_shape
+    big = Latents(*(torch.full((1, *shape), 1e5) for shape in shapes))
+    low, exact = (next(Engine(seeded_model(), dtype=dtype).decode(big)) for dtype in (torch.float16, torch.float32))
+    assert (low - exact).norm() < 2e-3 * exact.norm()
+
+
+def test_auto_is_the_fastest_precision_that_is_near_enough(model, clips, monkeypatch):
+    monkeypatch.setattr("vidtwin.inference.engine.fastest_dtype", lambda device: torch.bfloat16)
+    engine = Engine(model, encode_dtype="auto", dtype="auto")
+    assert engine.plan.encode_dtype == engine.plan.dtype == torch.bfloat16
+    latents = engine.encode(5, lambda index: clips[index]).mean
+    assert engine.plan.encode_dtype == torch.bfloat16 and len(engine.notes) == 1
+    strict = Engine(model, encode_dtype="auto", dtype="auto", check_db=200)
+    exact = Engine(model)
+    encoded = strict.encode(5, lambda index: clips[index]).mean
+    assert torch.equal(encoded.structure, exact.encode(5, lambda index: clips[index]).mean.structure)
+    assert all(torch.equal(a, b) for a, b in zip(strict.decode(latents), exact.decode(latents), strict=True))
+    assert strict.plan.encode_dtype == strict.plan.dtype == torch.float32
+    assert all(note.endswith("below 200: float32 is used") for note in strict.notes) and len(strict.notes) == 2
+
+
+def test_auto_keeps_the_precision_of_weights_in_a_lower_one():
+    assert Engine(seeded_model().half(), encode_dtype="auto", dtype="auto").plan.dtype == torch.float16
 
 
 def test_nan_weights_are_an_error(clips):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vidtwin.model.backbone import MLP_TOKENS, SpaceTimeTransformer
+from vidtwin.model.backbone import TOKENS, SpaceTimeTransformer
 
 
 def transformer(causal=True, f=4, h=3, w=5, dtype=torch.float32):
@@ -32,7 +32,7 @@ def test_in_place_is_as_plain(causal, batch, dtype, bound):
 def test_tokens_are_taken_in_parts():
     model = transformer(f=16, h=8, w=9)
     x = torch.randn(1, 16, 72, 32)
-    assert MLP_TOKENS < 16 * 72
+    assert TOKENS < 16 * 72
     with torch.no_grad():
         plain = model(x)
     with torch.inference_mode():

@@ -54,7 +54,7 @@ def demo_command(
     from vidtwin.demo.studio import Limits, Studio
     from vidtwin.generation.pipeline import VidTwinPipeline
 
-    engine, identity = model.load()
+    engine, identity = model.load(stored=True)
     pipeline = None if generator is None else VidTwinPipeline.from_pretrained(generator).to(engine.device)
     studio = Studio(engine, identity, Limits(max_mb, max_seconds, max_side), pipeline)
     serve(studio, SAMPLE, host, port, (user, password) if password else None, lambda url: print(f"open {url}", flush=True))

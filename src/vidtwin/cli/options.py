@@ -45,9 +45,10 @@ class ModelOptions:
     device: Device = "auto"
     """auto is cuda if there is one, else cpu."""
     dtype: Precision = "auto"
-    """Of weights and activations of the decoding half; auto is float32, or bfloat16 on a GPU whose memory holds no clip of it."""
+    """Of the matrix products of the decoding half; auto is bfloat16 on a GPU or CPU that is fast in it (AMX, AVX512_BF16), unless
+    the first clip falls below --check, else float32."""
     encode_dtype: Precision | None = None
-    """Of the encoding half; default as --dtype."""
+    """Of the encoding half; default as --dtype, but float32 where latents are stored and --dtype is auto."""
     batch: int | None = None
     """Clips at a time; default one on a CPU, on a GPU as many as half of the free memory holds, at most 16."""
     check: float = CHECK_DB
@@ -55,12 +56,12 @@ class ModelOptions:
     compile: bool = False
     """Compile the model's blocks (torch.compile): up to a minute at the start; on a CPU it needs a C++ compiler."""
     low_memory: bool = False
-    """One clip at a time; and of the weights only what is used, read from their file as it is."""
+    """One clip at a time; and of the weights only what is used, read from their file as it is: float32 unless asked otherwise."""
 
-    def load(self, parts: tuple[str, ...] = ENCODER + DECODER) -> tuple[Engine, Identity]:
+    def load(self, parts: tuple[str, ...] = ENCODER + DECODER, stored: bool = False) -> tuple[Engine, Identity]:
         """A model placed where the options say, and the identity of its weights, which the dtype does not change.
 
-        `parts` are those that will be used.
+        `parts` are those that will be used; where latents are `stored`, encoding is not in a precision that differs by machine.
         """
         place = device_of(self.device)
         if self.backend == "onnx":
@@ -69,13 +70,13 @@ class ModelOptions:
             raise UsageError(f"--weights {self.weights}: was exported to ONNX; add --backend onnx")
         model = load_weights(self.weights, self.config)
         identity = Identity.of(model, public_name(self.weights))
-        decode, encode = (
-            None if name == "auto" else getattr(torch, name) for name in (self.dtype, self.encode_dtype or self.dtype)
-        )
+        dtype = "float32" if self.dtype == "auto" and self.low_memory else self.dtype
+        encode_dtype = self.encode_dtype or ("float32" if stored and dtype == "auto" else dtype)
+        encode, decode = (wanted(name) for name in (encode_dtype, dtype))
         if self.low_memory:
             del model  # and what was read of it for its identity
             model = load_weights(self.weights, self.config)
-            if not (encode or decode):  # another precision is checked by decoding
+            if encode == torch.float32 == decode:  # another precision is checked by decoding
                 model = only(model, parts)
         batch = self.batch or (1 if self.low_memory else None)
         engine = Engine(model.to(place), encode_dtype=encode, dtype=decode, batch=batch, check_db=self.check, compile=self.compile)
@@ -90,6 +91,15 @@ class ModelOptions:
             raise UsageError("--compile and --low-memory: not for an exported model; leave them out")
         exported = OnnxModel(self.weights)
         return Engine(exported, batch=self.batch, check_db=self.check), exported.identity
+
+
+def wanted(name: Precision) -> Literal["auto"] | torch.dtype:
+    """What the engine calls a precision."""
+    dtype: torch.dtype
+    if name == "auto":
+        return name
+    dtype = getattr(torch, name)
+    return dtype
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def encode_command(
     check_output(out, input, Path(model.weights))
     with spooled(input) as path:
         info = probe(path)
-        engine, identity = model.load(ENCODER)
+        engine, identity = model.load(ENCODER, stored=True)
         with bar(selected_frames(info, start, stop)) as progress:
             video = encode_video(
                 engine,

@@ -6,10 +6,10 @@ Letters: N clips; F, h, w frames, height and width of a clip.
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from vidtwin.onnx.model import OnnxModel
 T = TypeVar("T")
 
 CHECK_DB = 40.0  # of the first clip in a lower precision against float32; below it the work is refused
+Precision = torch.dtype | Literal["auto"] | None
 MOST_CLIPS = {"cpu": 1, "cuda": 16}  # at a time; more is not faster
 MEMORY_SHARE = 0.5  # of the free memory that activations may take; the rest is for frames
 ENCODER, DECODER = ("encoder", "structure_encoder", "dynamics_encoder"), ("decoder", "structure_decoder", "dynamics_decoder")
@@ -63,11 +64,12 @@ class Engine:
     Args:
         model: its weights, as they are, are what other precisions are made of. Give it in float32. Or an exported one, which has
             the precision that it was exported in; of int8, `check_db` is held against what was found then.
-        encode_dtype, dtype: of the two halves; None is float32 if a clip of it fits in memory, else bfloat16 (on CUDA), where
-            weights that come in a lower precision keep that.
+        encode_dtype, dtype: of the matrix products of the two halves. "auto" is the fastest here: bfloat16 where the GPU or CPU
+            (AMX, AVX512_BF16) has such products, but float32 if the first clip falls below check_db. None is float32 if a clip of
+            it fits in memory, else bfloat16 (on CUDA). Weights that come in a lower precision keep that.
         batch: clips at a time; None is one on a CPU, on a GPU as many as half of the free memory holds, at most 16.
         check_db: the first clip of a half that is not in float32 is also computed in float32; if the PSNR between the two is
-            below this, in dB, the work is refused. 0 does not check.
+            below this, in dB, the work is refused, or goes on in float32 if the dtype was "auto". 0 does not check.
         compile: compile the transformers' blocks, those of `model` itself where it has the precision wanted.
 
     A result with NaN or infinite values is computed again in float32; running out of memory halves the batch. Both are said
@@ -81,8 +83,8 @@ class Engine:
         self,
         model: VidTwin | OnnxModel,
         *,
-        encode_dtype: torch.dtype | None = None,
-        dtype: torch.dtype | None = None,
+        encode_dtype: Precision = None,
+        dtype: Precision = None,
         batch: int | None = None,
         check_db: float = CHECK_DB,
         compile: bool = False,
@@ -91,7 +93,7 @@ class Engine:
             raise ValueError(f"batch={batch}: give at least 1 clip at a time")
         if check_db < 0:
             raise ValueError(f"check_db={check_db:g}: give a PSNR in dB, or 0 for no check")
-        if isinstance(model, OnnxModel) and (encode_dtype or dtype):
+        if isinstance(model, OnnxModel) and (encode_dtype or dtype) not in (None, "auto"):
             raise ValueError("dtype and encode_dtype are not for an exported model; leave them out, or export it otherwise")
         if isinstance(model, OnnxModel) and compile:
             raise ValueError("compile=True: is not for an exported model; leave it out")
@@ -99,7 +101,9 @@ class Engine:
         self.model, self.config = model, model.config
         free = free_memory(self.device)
         chosen = own if own != torch.float32 or fits(self.config, own, free) or self.device.type != "cuda" else torch.bfloat16
-        encode_dtype, dtype = encode_dtype or chosen, dtype or chosen
+        fastest = fastest_dtype(self.device) if own == torch.float32 and isinstance(model, VidTwin) else own
+        self._auto = {name for name, given in (("encode_dtype", encode_dtype), ("dtype", dtype)) if given == "auto"}
+        encode_dtype, dtype = (fastest if given == "auto" else given or chosen for given in (encode_dtype, dtype))
         clip_bytes = clip_memory(self.config, max(encode_dtype, dtype, key=lambda kind: kind.itemsize))
         if batch is None:
             most = MOST_CLIPS.get(self.device.type, 1)
@@ -180,10 +184,11 @@ class Engine:
         if not is_finite(posterior):
             raise ValueError("latents have NaN or infinite values; use dtype=torch.float32, or other weights")
         if not self._encode_checked and self._must_check(self.plan.encode_dtype):
-            exact = self._posterior(self._in_float32(), x[:1]).mean
-            self._compare(
-                "encoded", self.plan.encode_dtype, *(self._clips(self._in_float32(), z) for z in (posterior.mean[:1], exact))
-            )
+            exact = self._posterior(self._in_float32(), x[:1])
+            clips = [self._clips(self._in_float32(), z) for z in (posterior.mean[:1], exact.mean)]
+            if not self._is_close("encoded", "encode_dtype", *clips):
+                self._encoder = self._in_float32()
+                posterior = self._posterior(self._encoder, x)
         self._encode_checked = True
         return posterior
 
@@ -195,22 +200,21 @@ class Engine:
         if not torch.isfinite(clips).all():
             raise ValueError("latents decode to NaN or infinite values; use dtype=torch.float32, or other weights")
         if not self._decode_checked and self._must_check(self.plan.dtype):
-            self._compare("decoded", self.plan.dtype, clips[:1], self._clips(self._in_float32(), latents[:1], only))
+            exact = self._clips(self._in_float32(), latents[:1], only)
+            if not self._is_close("decoded", "dtype", clips[:1], exact):
+                self._decoder = self._in_float32()
+                clips = self._clips(self._decoder, latents, only)
         self._decode_checked = True
         return clips.clamp(-1, 1)
 
     def _posterior(self, model: VidTwin | OnnxModel, x: Tensor) -> Posterior:
-        device, own = model.device, model.dtype
+        device = model.device
         if device.type == "cuda":
             x = x.pin_memory()  # then the copy does not wait, and nobody for it
-        return model.posterior(x.to(device, non_blocking=True).to(own)).to("cpu", torch.float32)
+        return model.posterior(x.to(device, non_blocking=True)).to("cpu", torch.float32)
 
     def _clips(self, model: VidTwin | OnnxModel, latents: Latents, only: Part | None = None) -> Tensor:
-        device, own = model.device, model.dtype
-        placed = latents.to(device, own)
-        if own != torch.float32 and not all(bool(torch.isfinite(tensor).all()) for tensor in placed.tensors):
-            return torch.full((len(latents), *self.config.clip_shape), torch.nan)  # beyond what the precision can hold
-        return model.decode(placed, only=only).to("cpu", torch.float32)
+        return model.decode(latents.to(model.device), only=only).to("cpu", torch.float32)
 
     def _in_float32(self) -> VidTwin | OnnxModel:
         if self._float32 is None:
@@ -225,13 +229,19 @@ class Engine:
     def _must_check(self, dtype: torch.dtype) -> bool:
         return self._check_db > 0 and dtype != torch.float32
 
-    def _compare(self, done: str, dtype: torch.dtype, clips: Tensor, exact: Tensor) -> None:
+    def _is_close(self, done: str, option: str, clips: Tensor, exact: Tensor) -> bool:
+        """Whether the first clip is as near to float32 as asked; if not, and `option` was "auto", the plan is float32 from now."""
+        dtype = getattr(self.plan, option)
         decibels = clip_psnr(clips[0].clamp(-1, 1), exact[0].clamp(-1, 1))
         text = f"the first clip {done} in {name(dtype)} is {decibels:.1f} dB from float32"
-        if decibels < self._check_db:
-            option = "encode_dtype" if done == "encoded" else "dtype"
+        close = decibels >= self._check_db
+        if not close and option not in self._auto:
             raise ValueError(f"{text}, below check_db={self._check_db:g}; use {option}=torch.float32, or a lower limit")
+        if not close:
+            text += f", below {self._check_db:g}: float32 is used"
+            self.plan = replace(self.plan, **{option: torch.float32})  # type: ignore[arg-type]
         self.notes.append(text)
+        return close
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -249,6 +259,15 @@ def only(model: VidTwin, parts: tuple[str, ...]) -> VidTwin:
 def half(model: VidTwin, parts: tuple[str, ...], dtype: torch.dtype) -> VidTwin:
     """A copy with only these parts, in another precision."""
     return copy.deepcopy(only(model, parts)).to(dtype)
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """In which matrix products are fastest: bfloat16 on a GPU or CPU that has instructions for them, else float32."""
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def is_finite(posterior: Posterior) -> bool:

@@ -5,12 +5,14 @@ height axis.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import GetAttrKey, register_pytree_node, tree_flatten, tree_unflatten
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 NAMES = ("structure", "dynamics_x", "dynamics_y")  # of the tensors, wherever they are stored
 LOGVAR_RANGE = (-30.0, 20.0)  # as released
@@ -155,3 +157,34 @@ class Posterior:
     def kl(self) -> Tensor:
         """KL(q || N(0, 1)) in nats of all latents of each clip: (B,)."""
         return torch.stack(list(self.kl_parts().values())).sum(0)
+
+
+def _register(kind: type, names: tuple[str, ...]) -> None:
+    """Make a kind of latents a pytree, for torch.export, vmap and whatever else maps over tensors; `default_collate` joins them."""
+
+    def flatten(value: Any) -> tuple[list[Any], None]:
+        return [getattr(value, name) for name in names], None
+
+    def unflatten(children: Iterable[Any], context: None) -> Any:
+        value: Any = object.__new__(kind)  # children need not be tensors, or have a batch axis, so nothing is checked
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(value, name, child)
+        return value
+
+    def collate(batch: Sequence[Any], **_: Any) -> Any:
+        tensors, structures = zip(*map(tree_flatten, batch), strict=True)
+        return tree_unflatten(list(map(torch.cat, zip(*tensors, strict=True))), structures[0])
+
+    register_pytree_node(
+        kind,
+        flatten,
+        unflatten,
+        serialized_type_name=f"vidtwin.{kind.__name__}",
+        flatten_with_keys_fn=lambda value: ([(GetAttrKey(name), getattr(value, name)) for name in names], None),
+    )
+    default_collate_fn_map[kind] = collate
+
+
+_register(Latents, NAMES)
+_register(NormalizedLatents, NAMES)
+_register(Posterior, ("mean", "logvar"))

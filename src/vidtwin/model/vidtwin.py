@@ -1,6 +1,7 @@
 """VidTwin: x -> z -> (z_S, z_D) -> u_S + u_D -> x_hat (arXiv 2412.17726, Sec. 3 and Fig. 2)."""
 
 import os
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,8 +29,9 @@ class VidTwin(nn.Module, Checkpointed):
     """The video autoencoder with a Structure and a Dynamics latent.
 
     Clips are float (B, 3, F, H, W) in [-1, 1], of the size that `config` says. Where they enter (`feature`, `posterior`,
-    `encode`, `forward`) a wrong shape, another dtype than the weights', a NaN or a value outside the range raises a one-line
-    ValueError, and what is no tensor a TypeError; so do latents of other shapes, or no `Latents`, where they enter `decode`.
+    `encode`, `forward`) a wrong shape, an integer dtype, a NaN or a value outside the range raises a one-line ValueError, and what
+    is no tensor a TypeError; so do latents of other shapes, or no `Latents`, where they enter `decode`. Under `torch.compile` and
+    `torch.export` values are not checked. Other floating-point dtypes than the weights' are cast.
     """
 
     def __init__(self, config: VidTwinConfig):
@@ -48,6 +50,23 @@ class VidTwin(nn.Module, Checkpointed):
         self.dynamics_decoder = dynamics_decoder(config)
         self.decoder = Decoder(*backbone)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "VidTwin":
+        """`to`, `bfloat16`, `half`: what has fewer than 32 bits is the weights of the transformers' products, nothing else.
+
+        Norms, modulation, position tables, residual stream and both branches have a small share of the work and a large one of the
+        rounding error.
+        """
+        products = {id(tensor) for parameter in self._products() for tensor in (parameter, parameter.grad)}
+        return super()._apply(lambda tensor: fn(tensor) if id(tensor) in products else in_32_bits(fn, tensor), recurse)
+
+    def _products(self) -> Iterator[nn.Parameter]:
+        """Weights and biases of the matrix products of E and D."""
+        for name, part in self._modules.items():
+            if name in ("encoder", "decoder") and part is not None:
+                for module in part.modules():
+                    if isinstance(module, nn.Linear | nn.Conv3d):
+                        yield from module.parameters(recurse=False)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -55,8 +74,8 @@ class VidTwin(nn.Module, Checkpointed):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return next(self.parameters()).dtype
+        """Of the transformers' matrix products; in 16 bits, the other weights are float32."""
+        return next(self._products()).dtype
 
     def num_parameters(self) -> int:
         """How many weights the model has."""
@@ -122,9 +141,10 @@ class VidTwin(nn.Module, Checkpointed):
             )
         if not x.is_floating_point():
             raise ValueError(f"clip of dtype {x.dtype}: expected floating point in [-1, 1]; use x / 127.5 - 1 for 8-bit frames")
-        self._check_dtype("x", x)
         if len(x) == 0:
             raise ValueError("clip of batch size 0: give at least one clip")
+        if torch.compiler.is_compiling():  # the graph would break where a value decides
+            return
         low, high = (value.item() for value in x.detach().aminmax())
         if not (low >= -1 - RANGE_SLACK and high <= 1 + RANGE_SLACK):  # written so that NaN is refused too
             raise ValueError(f"clip with values from {low:g} to {high:g}: expected finite values in [-1, 1]; rescale the frames")
@@ -142,24 +162,23 @@ class VidTwin(nn.Module, Checkpointed):
             raise ValueError(
                 f"latents of shapes {latents.shapes}: this model expects (B, ...) of {expected}; use the model that encoded them"
             )
-        for tensor in latents.tensors:
-            self._check_dtype("latents", tensor)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
+        if not torch.compiler.is_compiling() and not all(bool(torch.isfinite(tensor).all()) for tensor in latents.tensors):
             raise ValueError("latents with NaN or infinite values: encode again, in float32 if they came from float16")
 
-    def _check_dtype(self, name: str, tensor: Tensor) -> None:
-        if tensor.dtype != self.dtype and not torch.is_autocast_enabled(tensor.device.type):
-            raise ValueError(
-                f"{name} of dtype {tensor.dtype} for weights of {self.dtype}: use {name}.to({self.dtype}), or torch.autocast"
-            )
+
+def in_32_bits(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """fn(tensor), where `fn` may move it and cast it, but not below 32 bits."""
+    result = fn(tensor)
+    return tensor.to(result.device) if result.is_floating_point() and result.itemsize < 4 <= tensor.itemsize else result
 
 
 def _unrounded(branch: nn.Module, *tensors: Tensor) -> Any:
-    """A branch in the dtype of its weights, whatever autocast says: it has a small share of the work, and its post-norms carry
-    constants far larger than what they pass on."""
+    """A branch in the dtype of its weights, whatever autocast and its input say: it has a small share of the work, and its
+    post-norms carry constants far larger than what they pass on."""
     device = tensors[0].device.type
+    dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
+    tensors = tuple(tensor.to(dtype) for tensor in tensors)
     if device == "meta" or not torch.is_autocast_enabled(device):
         return branch(*tensors)
-    dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
     with torch.autocast(device, enabled=False):
-        return branch(*(tensor.to(dtype) for tensor in tensors))
+        return branch(*tensors)
