@@ -72,6 +72,11 @@ def test_limits_are_told(limits, message, clip):
         limits.check(clip)
 
 
+def test_what_is_missing_of_a_damaged_video_is_noted(studio, assets, tmp_path, recwarn):
+    shown = studio.rebuild(assets / "bitflips.mp4", "bitflips.mp4", tmp_path / "grid.mp4", tmp_path / "x.vidtwin", nothing)
+    assert "get the file again" in shown.facts["note"] and str(assets) not in shown.facts["note"] and len(recwarn) == 0
+
+
 @pytest.fixture
 def liar(tmp_path) -> Path:
     """A video of 90 frames whose header tells of 2."""

@@ -27,7 +27,7 @@ def said(text: str, wrong: bool = False) -> str:
 
 
 def table(facts: dict[str, str]) -> str:
-    rows = "".join(f"<tr><th scope='row'>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items())
+    rows = "".join(f"<tr><th scope='row'>{html.escape(k)}</th><td>{html.escape(in_line(v))}</td></tr>" for k, v in facts.items())
     return f"<table class='facts'>{rows}</table>"
 
 

@@ -4,6 +4,7 @@ Letters: n frames of a video, h x w the model's picture.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,7 +200,8 @@ class Studio:
         header, psnr, frames = plan_header(self.engine, info, self.identity), list[Tensor](), 0
         geometry, decoders = geometry_of(header), {name: Decoder(self.engine, header, only) for name, only in DECODES.items()}
         windows = grouped(self._encoded(info, count, header, latents), self.engine.windows_at_once(1))
-        with grid_writer(video, header.fps, [geometry] * 4) as write:
+        with warnings.catch_warnings(record=True) as noted, grid_writer(video, header.fps, [geometry] * 4) as write:
+            warnings.simplefilter("always")
             for group in windows:
                 decodes = [decoder(group) for decoder in decoders.values()]
                 for window, *decoded in zip(group, *decodes, strict=True):
@@ -217,6 +219,8 @@ class Studio:
             "size": f"{latents.stat().st_size / 1e3:,.0f} kB of latents, {path.stat().st_size / 1e3:,.0f} kB of video file",
             "time": f"{time.perf_counter() - begun:.1f} s to decode three ways, reading, encoding and writing included",
         }
+        if noted:
+            facts["note"] = "; ".join(str(note.message).removeprefix(f"{path}: ") for note in noted)
         return Shown(Clip(name, path, latents, frames), facts, tuple(torch.cat(psnr).tolist()))
 
     def swap(self, a: Clip, b: Clip, video: Path, progress: Progress) -> None:
