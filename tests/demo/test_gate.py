@@ -74,6 +74,17 @@ def stranger():
     other.shutdown()
 
 
+def test_an_upload_is_one_file_and_nothing_else(server):
+    """Gradio would keep a field in memory, and a thousand files open."""
+    assert upload(server, b"x" * 2_000_000, disposition='form-data; name="files"') == 400
+    many = b"\r\n--EDGE\r\nContent-Disposition: form-data; name=files; filename=a.mp4\r\n\r\n" * 1000 + b"\r\n--EDGE--\r\n"
+    assert ask(server, "/gradio_api/upload", "POST", many[2:], Content_Type="multipart/form-data; boundary=EDGE")[0] == 400
+    for kind in ("multipart/form-data", "application/x-www-form-urlencoded", "multipart/form-data; boundary=", "text/plain"):
+        assert ask(server, "/gradio_api/upload", "POST", b"x" * 100_000, Content_Type=kind)[0] == 400, kind
+    first, second = upload(server, b"same"), upload(server, b"same")
+    assert Path(first).parent != Path(second).parent and Path(first).read_bytes() == b"same"
+
+
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "localhost:1234", "[::1]:7860", "LOCALHOST."])
 def test_a_page_of_this_machine_answers_to_its_names(server, name):
     assert ask(server, "/config", Host=name, Origin=f"http://{name}")[0] == 200
@@ -189,6 +200,7 @@ def test_a_picture_that_kills_its_decoder_costs_the_others_nothing(server, clip)
 def test_wrong_logins_are_slow_and_right_ones_work(weights, tmp_path):
     server = Server(tmp_path / "files", "--weights", str(weights), "--auth", "me:secret", "--public-name", "demo.example.org")
     assert server.get("config") == 401 and server.get("gradio_api/queue/status") == 401
+    assert upload(server, b"x") == 401
     form = {"Content_Type": "application/x-www-form-urlencoded", "Host": "demo.example.org", "Origin": "https://demo.example.org"}
     found, begun = [], time.monotonic()
 

@@ -6,13 +6,18 @@ Gradio has routes that the page does not need, among them some that fetch a URL 
 import asyncio
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from gradio_client.utils import strip_invalid_filename_characters
+from starlette.datastructures import Headers, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vidtwin.demo.folder import Keeper
@@ -104,10 +109,13 @@ class Gate:
             await self._app(scope, _replay(body, receive), send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one file of a visitor who is logged in; in place of Gradio's way, which keeps parts of any number and size."""
         if self._uploads >= UPLOADS:
             raise RefusedError(503, AGAIN)
+        if not Headers(scope=scope).get("content-type", "").startswith("multipart/form-data"):
+            raise RefusedError(400, "the request holds no file")
+        await self._check_login(scope)
         self._uploads, got = self._uploads + 1, 0
-        scope = {**scope, "query_string": b""}  # without a name to ask progress by, which Gradio would keep for whoever never asks
 
         async def counted() -> Message:
             nonlocal got
@@ -119,9 +127,43 @@ class Gate:
 
         try:
             await asyncio.to_thread(self._keeper.clear, UPLOADS * self._most)
-            await self._app(scope, counted, send)
+            async with Request({**scope, "app": None}, counted).form(max_files=1, max_fields=0) as form:
+                file = form.get("files")
+                if not isinstance(file, UploadFile):
+                    raise RefusedError(400, "the request holds no file")
+                path = await asyncio.to_thread(self._keep, file)
+            await JSONResponse([str(path)])(scope, receive, send)
+        except HTTPException as error:
+            raise RefusedError(400, error.detail) from None
+        except ClientDisconnect:
+            return
         finally:
             self._uploads -= 1
+
+    def _keep(self, file: UploadFile) -> Path:
+        """Where a file lies that was uploaded: under its name, in a folder whose name cannot be guessed."""
+        name = strip_invalid_filename_characters(Path("".join(filter(str.isprintable, file.filename or ""))).name)
+        if name in ("", ".", ".."):
+            raise RefusedError(400, "the file has no name")
+        path = self._served / secrets.token_hex(16) / name
+        path.parent.mkdir()
+        with path.open("xb") as kept:
+            shutil.copyfileobj(file.file, kept)
+        return path
+
+    async def _check_login(self, scope: Scope) -> None:
+        """Ask Gradio whether a visitor may do more than log in."""
+        path, status = f"{API}login_check", 0
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+
+        await self._app(
+            {**scope, "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""}, _replay(b""), note
+        )
+        if status != 200:
+            raise RefusedError(401, "log in first")
 
     async def _log_in(self, scope: Scope, body: bytes, send: Send) -> None:
         if self._logins >= LOGINS:
