@@ -146,7 +146,7 @@ class Gate:
         if name in ("", ".", ".."):
             raise RefusedError(400, "the file has no name")
         path = self._served / secrets.token_hex(16) / name
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True)  # the folder above goes, too, when nobody uses it
         with path.open("xb") as kept:
             shutil.copyfileobj(file.file, kept)
         return path
