@@ -35,7 +35,7 @@ class Server:
         environment = os.environ | {"TMPDIR": str(folder), "no_proxy": "127.0.0.1"}
         self.log = (folder.parent / f"{folder.name}.log").open("w+")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # two processes import torch, on a machine that may do other things
         while "open http" not in self.said():
             assert self.process.poll() is None and time.monotonic() < deadline, self.said()
             time.sleep(0.1)

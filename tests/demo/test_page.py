@@ -6,7 +6,6 @@ import zlib
 
 import pytest
 
-from tests.demo.conftest import Server
 from vidtwin.latents.file import LatentVideo
 from vidtwin.video import read_video
 
@@ -245,23 +244,3 @@ def test_ten_visitors_are_queued_and_none_is_lost(server, browser, clip):
     for page in pages:
         assert "h264_aac.mp4" in status(page, "a", "dB")
         page.context.close()
-
-
-def test_files_go_away_with_the_server(browser, weights, clip, tmp_path):
-    server = Server(tmp_path / "files", "--weights", str(weights))
-    page = browser.new_context().new_page()
-    page.goto(server.url)
-    page.wait_for_selector("#sample")
-    give(page, "a", clip)
-    status(page, "a", "dB")
-    page.context.close()
-    assert server.files()
-    server.stop()
-    assert server.files() == []
-    assert "Traceback" not in server.said()
-
-
-def test_a_password_is_asked_for_where_there_is_one(weights, tmp_path):
-    server = Server(tmp_path / "files", "--weights", str(weights), "--auth", "me:secret")
-    assert server.get("config") == 401 and server.get("gradio_api/queue/status") == 401
-    server.stop()

@@ -1,25 +1,33 @@
 """What the page does, without the page; and what the command refuses."""
 
 import copy
+import pickle
+import tempfile
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import SMALL
 from vidtwin.cli import main
-from vidtwin.cli.demo import AUTH, is_local
-from vidtwin.demo.studio import Limits, Studio, mixed
-from vidtwin.demo.visitors import Visitor
+from vidtwin.cli.demo import AUTH, is_local, names_of
+from vidtwin.demo.desk import Visitor
+from vidtwin.demo.studio import Clip, Limits, Studio, mixed
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.reconstruct import reconstruct
 from vidtwin.latents.file import LatentVideo
 from vidtwin.latents.stream import Identity
-from vidtwin.video import read_video
+from vidtwin.video import probe, read_video
+from vidtwin.video.write.writer import VideoWriter
 
 
 @pytest.fixture
-def studio(model) -> Studio:
+def studio(model, tmp_path, monkeypatch) -> Studio:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where it puts its files
     return Studio(Engine(model), Identity.of(model, "small"))
 
 
@@ -28,7 +36,7 @@ def nothing(share, what):
 
 
 def test_what_is_shown_is_what_the_command_measures(studio, model, clip, tmp_path):
-    shown = studio.rebuild(studio.encode(clip, "a.mp4", nothing), tmp_path / "grid.mp4", tmp_path / "x.vidtwin", nothing)
+    shown = studio.rebuild(clip, "a.mp4", tmp_path / "grid.mp4", tmp_path / "x.vidtwin", nothing)
     report = reconstruct(model, clip, tmp_path / "plain.mp4")
     assert len(shown.psnr) == report.frames == 50
     assert np.mean(shown.psnr) == pytest.approx(report.psnr, abs=1e-3)
@@ -64,16 +72,59 @@ def test_limits_are_told(limits, message, clip):
         limits.check(clip)
 
 
-def test_a_visitor_s_files_go_with_them_and_nobody_begins_with_those_of_another():
-    visitor = Visitor()
-    first, second = visitor.file("a.mp4"), visitor.file("a.mp4")
-    first.write_bytes(b"1")
-    assert first != second and visitor.folder is not None
-    assert (copy.deepcopy(visitor).folder, copy.deepcopy(visitor).clips) == (None, {})
-    folder = visitor.folder
-    assert folder.stat().st_mode & 0o077 == 0
-    visitor.leave()
-    assert not folder.exists()
+def test_what_is_missing_of_a_damaged_video_is_noted(studio, assets, tmp_path, recwarn):
+    shown = studio.rebuild(assets / "bitflips.mp4", "bitflips.mp4", tmp_path / "grid.mp4", tmp_path / "x.vidtwin", nothing)
+    assert "get the file again" in shown.facts["note"] and str(assets) not in shown.facts["note"] and len(recwarn) == 0
+
+
+@pytest.fixture
+def liar(tmp_path) -> Path:
+    """A video of 90 frames whose header tells of 2."""
+    path = tmp_path / "liar.avi"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for _ in range(90):
+            file.mux(stream.encode(av.VideoFrame(64, 64, "yuvj420p")))
+    content = bytearray(path.read_bytes())
+    length = content.index(b"strh") + 8 + 32
+    content[length : length + 4] = (2).to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+def test_frames_and_pixels_have_bounds_whatever_the_file_says(studio, liar, clip):
+    assert probe(liar).frames == 2
+    studio.limits = Limits(seconds=1)  # 60 frames
+    with pytest.raises(ValueError, match="the video has 6. frames or more, the limit here is 60 of 64x64; cut it"):
+        studio.encode(liar, "liar.avi", nothing)
+    with pytest.raises(ValueError, match="frames or more"):
+        studio.rebuild(liar, "liar.avi", liar.with_name("a.mp4"), liar.with_name("a.vidtwin"), nothing)
+    info = replace(probe(clip), width=4096, height=4096)
+    Limits().check_frames(512, info)
+    with pytest.raises(ValueError, match="the limit here is 512 of 4096x4096; cut it, make it smaller or its frame rate lower"):
+        Limits().check_frames(513, info)
+
+
+def test_pixels_that_are_stored_count_like_those_that_are_shown(tmp_path):
+    narrow = tmp_path / "narrow.mp4"
+    with VideoWriter(narrow, Fraction(25), (32, 320), pixel_aspect=Fraction(1, 4)) as writer:
+        writer.write(np.zeros((1, 32, 320, 3), np.uint8))
+    assert probe(narrow).width == 80
+    with pytest.raises(ValueError, match="the limit here is 300 pixels a side"):
+        Limits(side=300).check(narrow)
+
+
+def test_a_clip_is_files_and_few_bytes(studio, clip):
+    made = studio.encode(clip, "a.mp4", nothing)
+    assert len(pickle.dumps(made)) < 1000 and made.frames == 50
+    assert [window.pixels for window in made.windows] == [None] * 4
+    assert sum(pixels.shape[1] for pixels in made.pixels()) == 50
+
+
+def test_nobody_begins_with_what_another_gave():
+    visitor = Visitor({"a": Clip("a.mp4", Path("a.mp4"), Path("a.vidtwin"), 1)})
+    assert copy.deepcopy(visitor).clips == {}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +134,8 @@ def test_a_visitor_s_files_go_with_them_and_nobody_begins_with_those_of_another(
         (["--host", "0.0.0.0", "--auth", "me"], "--auth: give USER:PASSWORD"),
         (["--auth", ":x"], "--auth: give USER:PASSWORD"),
         (["--max-mb", "0"], "--max-mb 0: give a number above 0"),
+        (["--keep-minutes", "nan"], "--keep-minutes nan: give a number above 0"),
+        (["--max-seconds", "inf"], "--max-seconds inf: give a number above 0"),
         (["--port", "70000"], "--port 70000: give 1 to 65535"),
     ],
 )
@@ -96,3 +149,13 @@ def test_what_is_not_safe_is_refused(options, message, capsys, monkeypatch):
 def test_which_addresses_are_of_this_machine_alone():
     assert [is_local(host) for host in ("127.0.0.1", "localhost", "::1", "127.1.2.3")] == [True] * 4
     assert [is_local(host) for host in ("0.0.0.0", "192.168.0.1", "::", "example.org", "")] == [False] * 5
+
+
+def test_a_page_of_this_machine_alone_answers_to_its_own_names():
+    local = {"localhost", "127.0.0.1", "::1"}
+    assert names_of("127.0.0.1", None) == local and names_of("127.0.0.2", None) == local | {"127.0.0.2"}
+    assert names_of("localhost", "Demo.example.org") == local | {"demo.example.org"}
+    assert names_of("0.0.0.0", None) is None and names_of("10.0.0.5", "demo.example.org") == local | {
+        "10.0.0.5",
+        "demo.example.org",
+    }

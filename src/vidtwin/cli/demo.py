@@ -3,8 +3,13 @@
 import ipaddress
 import os
 import sys
+from functools import partial
+from typing import TYPE_CHECKING
 
 from vidtwin.cli.options import MINI, SAMPLE, Model, UsageError
+
+if TYPE_CHECKING:
+    from vidtwin.demo.studio import Limits, Studio
 
 AUTH = "VIDTWIN_DEMO_AUTH"
 
@@ -17,6 +22,8 @@ def demo_command(
     max_mb: int = 100,
     max_seconds: float = 20.0,
     max_side: int = 4096,
+    public_name: str | None = None,
+    keep_minutes: float = 60.0,
     model: Model = MINI,
 ) -> None:
     """Open a web page on this machine: drop a video, and see what each latent holds; swap and mix two videos; generate.
@@ -27,12 +34,15 @@ def demo_command(
         host: address to serve on. Any but 127.0.0.1 lets others in, and needs --auth.
         port: to serve on.
         auth: USER:PASSWORD that visitors must give; or in the environment, as VIDTWIN_DEMO_AUTH, where others cannot see it.
-        max_mb: size of a file that a visitor may give, in 10^6 bytes.
-        max_seconds: length of a visitor's video.
+        max_mb: size of a file that a visitor may give, in 10^6 bytes; all visitors' files together may have 20 times as much.
+        max_seconds: length of a visitor's video, whose frames may be 60 for each of these seconds.
         max_side: pixels of the longer side of a visitor's video.
+        public_name: host by which visitors know the page, where another server stands before it (demo.example.org).
+        keep_minutes: time that a visitor's files stay after their last use.
     """
-    for option, value in (("max-mb", max_mb), ("max-seconds", max_seconds), ("max-side", max_side)):
-        if not value > 0:
+    numbers = {"max-mb": max_mb, "max-seconds": max_seconds, "max-side": max_side, "keep-minutes": keep_minutes}
+    for option, value in numbers.items():
+        if not 0 < value < 1e9:
             raise UsageError(f"--{option} {value}: give a number above 0")
     if not 0 < port < 65536:
         raise UsageError(f"--port {port}: give 1 to 65535")
@@ -47,17 +57,35 @@ def demo_command(
             "passwords and videos travel unencrypted, put a server with TLS before it",
             file=sys.stderr,
         )
+    from vidtwin.demo.server import Place, serve
+    from vidtwin.demo.studio import Limits
+
+    limits = Limits(max_mb, max_seconds, max_side)
+    place = Place(host, port, (user, password) if password else None, names_of(host, public_name), keep_minutes)
     try:
-        from vidtwin.demo.page import serve
+        serve(partial(studio, model, generator, limits), SAMPLE, limits, place, lambda url: print(f"open {url}", flush=True))
     except ModuleNotFoundError as error:
         raise UsageError(f"the page needs the package {error.name}: pip install 'vidtwin[demo]'") from None
-    from vidtwin.demo.studio import Limits, Studio
+
+
+def studio(model: Model, generator: str | None, limits: "Limits") -> "Studio":
+    """What the page's worker works with."""
+    from vidtwin.demo.studio import Studio
     from vidtwin.generation.pipeline import VidTwinPipeline
 
     engine, identity = model.load(stored=True)
     pipeline = None if generator is None else VidTwinPipeline.from_pretrained(generator).to(engine.device)
-    studio = Studio(engine, identity, Limits(max_mb, max_seconds, max_side), pipeline)
-    serve(studio, SAMPLE, host, port, (user, password) if password else None, lambda url: print(f"open {url}", flush=True))
+    return Studio(engine, identity, limits, pipeline)
+
+
+def names_of(host: str, public_name: str | None) -> frozenset[str] | None:
+    """Hosts that requests to an address may be for, so that no page of another site, whose name it lets lead here, reaches it.
+
+    None, for any, where others than this machine reach the address and it has no public name.
+    """
+    if not (is_local(host) or public_name):
+        return None
+    return frozenset({host.lower(), "localhost", "127.0.0.1", "::1"} | ({public_name.lower()} if public_name else set()))
 
 
 def is_local(host: str) -> bool:
