@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vidtwin.latent_sets.dataset import IterableLatents, LatentDataset
     from vidtwin.model.config import VidTwinConfig, preset
     from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
-    from vidtwin.model.released import export_released, load_released
+    from vidtwin.model.loading import export_released, load_released
     from vidtwin.model.vidtwin import VidTwin
     from vidtwin.motion.extractor import MotionExtractor
 
@@ -43,8 +43,8 @@ _HOMES = {
     "VidTwin": "vidtwin.model.vidtwin",
     "VidTwinConfig": "vidtwin.model.config",
     "VidTwinPipeline": "vidtwin.generation.pipeline",
-    "export_released": "vidtwin.model.released",
-    "load_released": "vidtwin.model.released",
+    "export_released": "vidtwin.model.loading",
+    "load_released": "vidtwin.model.loading",
     "preset": "vidtwin.model.config",
 }
 

@@ -13,8 +13,8 @@ from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output,
 from vidtwin.files import check_writable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.stream import Identity
+from vidtwin.model.hub import RELEASED_SUFFIXES
 from vidtwin.model.loading import load_weights
-from vidtwin.model.released import RELEASED_SUFFIXES
 
 
 def info_command(file: Positional[str]) -> None:
