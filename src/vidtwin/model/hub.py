@@ -136,7 +136,7 @@ def fetch(repository: str, options: HubOptions, chosen: Choice) -> tuple[Path, l
 
     folders = set()
     try:
-        files = _listing(repository, options)
+        files = listing(repository, options)
         wanted = chosen(options.prefix, files)
         _announce(repository, options, {name: files[name] for name in wanted})
         for name in wanted:
@@ -157,7 +157,7 @@ def fetch(repository: str, options: HubOptions, chosen: Choice) -> tuple[Path, l
     return folders.pop(), wanted
 
 
-def _listing(repository: str, options: HubOptions) -> dict[str, int | None]:
+def listing(repository: str, options: HubOptions) -> dict[str, int | None]:
     """Files and their sizes, as the hub says; where it cannot be asked, those in its cache."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RevisionNotFoundError
