@@ -24,6 +24,7 @@ ROOMS = {
     "onnx": "exported models: writing and running them",
     "data": "lists of recordings, training clips, checks, sprites",
     "inference": "the model at work on videos: encode, decode, reconstruct",
+    "from_files": "what the commands on videos do, as functions",
     "benchmark": "how fast that is",
     "diffusers": "the model with the habits of diffusers",
     "latent_sets": "data sets of latents, written by many processes and read in training",

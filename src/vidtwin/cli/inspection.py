@@ -15,7 +15,7 @@ from vidtwin.latent_sets.store import read_manifest
 from vidtwin.latents.file import KEY, LatentVideo
 from vidtwin.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, shipped_names
 from vidtwin.model.config import PRESETS, VidTwinConfig
-from vidtwin.model.hub import RELEASED_SUFFIXES, SHORT, HubOptions, find_weights, hub_id, local
+from vidtwin.model.hub import RELEASED_SUFFIXES, HubOptions, find_weights, local, on_hub
 from vidtwin.model.loading import load_weights as load_weights  # also by this name
 from vidtwin.model.pretrained import config_facts
 from vidtwin.model.released import position_tables, read_released, released_presets, released_shapes, unused_shapes
@@ -40,7 +40,8 @@ def describe(name: str | Path) -> dict[str, str]:
         return _describe_generator(generator)
     if (path / "manifest.json").is_file():
         return _describe_dataset(path)
-    if str(name) in shipped_names() or is_hub_name(path):
+    is_other = path.suffix.lower() in (*SUFFIXES, ".vidtwin")
+    if str(name) in shipped_names() or (on_hub(name) and not is_other):
         path = find_weights(name)
     if path.is_dir():
         return _describe_folder(path)
@@ -61,12 +62,6 @@ def describe(name: str | Path) -> dict[str, str]:
         layout = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in read_released(path).items()}
         return _describe_released(path, layout)
     return _describe_video(path)
-
-
-def is_hub_name(path: Path) -> bool:
-    """Whether a name is to be looked up on the hub: not what is here, or has the suffix of a video or of latents."""
-    known = path.suffix.lower() in (*SUFFIXES, ".vidtwin")
-    return not path.exists() and not known and (str(path) in SHORT or hub_id(str(path))[0] != "")
 
 
 def read_layout(path: Path) -> tuple[Layout, dict[str, str]]:

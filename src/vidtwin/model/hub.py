@@ -113,6 +113,11 @@ def hub_id(text: str) -> tuple[str, str]:
     return ("/".join(parts[:2]), "/".join(parts[2:])) if is_one else ("", "")
 
 
+def on_hub(name: str | Path) -> bool:
+    """Whether a name is not of this machine, and can be one of the hub."""
+    return not Path(name).exists() and (str(name) in SHORT or hub_id(str(name))[0] != "")
+
+
 def choose(prefix: str, file: str, files: Mapping[str, int | None]) -> list[str]:
     """The files of a repository to load: the one that is asked for, a folder of ours, or the only one of Microsoft's layout."""
     ours = [prefix + CONFIG_FILE, prefix + WEIGHTS_FILE]
