@@ -151,7 +151,7 @@ class VidTwinPipeline(Pushed):
             ValueError: a class that there is not; counts that do not fit; both latents given; more frames than a window for a
                 generator that was not trained to go on; a latent given to one that was not trained to sample the other for it.
         """
-        f, given = self.autoencoder.config.frames, structure if structure is not None else dynamics
+        given = structure if structure is not None else dynamics
         if num_videos_per_prompt < 1:
             raise ValueError(f"num_videos_per_prompt={num_videos_per_prompt}: give at least 1")
         if output_type not in ("np", "pt", "pil"):
@@ -159,13 +159,7 @@ class VidTwinPipeline(Pushed):
         labels = self._labels(class_labels, num_videos if given is None else len(given) // num_videos_per_prompt)
         labels = labels.repeat_interleave(num_videos_per_prompt)
         count = len(labels)
-        windows = -(-(f if num_frames is None else num_frames) // f)
-        if windows < 1:
-            raise ValueError(f"num_frames={num_frames}: give at least 1")
-        if windows > 1 and not self.denoiser.config.previous:
-            raise ValueError(f"num_frames={num_frames}: this generator makes {f}; train one with previous: true for more")
-        if windows > 1 and given is not None:
-            raise ValueError(f"num_frames={num_frames}: a given structure or dynamics is of one window of {f} frames")
+        windows = self._windows(num_frames, given)
         if isinstance(generator, Sequence) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} videos: give one for each, or one")
         kept = self._kept(structure, dynamics, count)
@@ -196,6 +190,18 @@ class VidTwinPipeline(Pushed):
         plain = tuple(latents.map(torch.clone) for latents in found)  # tensors of inference mode cannot be trained on
         clips = torch.cat([self.decode(latents) for latents in plain], dim=1)
         return Generated(clips[:, :num_frames], plain, output_type)
+
+    def _windows(self, num_frames: int | None, given: Latents | None) -> int:
+        """How many windows so many frames take; ValueError for what this generator cannot make."""
+        f = self.autoencoder.config.frames
+        windows = -(-(f if num_frames is None else num_frames) // f)
+        if windows < 1:
+            raise ValueError(f"num_frames={num_frames}: give at least 1")
+        if windows > 1 and not self.denoiser.config.previous:
+            raise ValueError(f"num_frames={num_frames}: this generator makes {f}; train one with previous: true for more")
+        if windows > 1 and given is not None:
+            raise ValueError(f"num_frames={num_frames}: a given structure or dynamics is of one window of {f} frames")
+        return windows
 
     def check_given(self, part: str) -> None:
         """Raise a ValueError if this generator cannot sample one latent for a given "structure", or "dynamics"."""
