@@ -126,7 +126,7 @@ def test_what_is_not_there_or_closed_is_said_in_a_line(hub, published):
 def test_names_of_files_on_this_machine_do_not_go_to_the_hub(hub, tmp_path):
     (tmp_path / "runs" / "a").mkdir(parents=True)
     for name in ("runs/a/typo.ckpt", "typo.ckpt", "a/typo.ckpt", "./a/b", "a/b/c", "../a.safetensors"):
-        with pytest.raises(FileNotFoundError, match="no such file or folder; shipped names"):
+        with pytest.raises(FileNotFoundError, match="no such file; give a .ckpt|no such file or folder; shipped names"):
             VidTwin.from_pretrained(name)
     seeded_model().save_pretrained("released")  # a folder of this name is not Microsoft's
     assert VidTwin.from_pretrained("released").config == SMALL

@@ -77,6 +77,8 @@ def find_weights(name: str | Path, options: HubOptions | None = None) -> Path:
             )
         return path
     repository, file = hub_id(str(name) if options.subfolder else SHORT.get(str(name), str(name)))
+    if not repository and Path(name).suffix in RELEASED_SUFFIXES:
+        raise FileNotFoundError(f"{name}: no such file; give a .ckpt or .safetensors file")
     if not repository:
         raise _not_weights(name, "no such file or folder")
     try:
