@@ -25,7 +25,9 @@ ROOMS = {
     "onnx": "exported models: writing and running them",
     "data": "lists of recordings, training clips, checks, sprites",
     "inference": "the model at work on videos: encode, decode, reconstruct",
+    "from_files": "what the commands on videos do, as functions",
     "benchmark": "how fast that is",
+    "diffusers": "the model with the habits of diffusers",
     "latent_sets": "data sets of latents, written by many processes and read in training",
     "generation": "diffusion on latents, and the pipeline that generates",
     "motion": "latents of robots' camera images",
@@ -75,7 +77,8 @@ def imports(path: Path) -> frozenset[str]:
 def own(path: Path) -> set[str]:
     """Those of the package's modules that a file imports."""
     known = {name_of(other) for other in modules()} - {""}
-    return {name.removeprefix("vidtwin.") for name in imports(path)} & known - {name_of(path)}
+    named = {name.removeprefix("vidtwin.") for name in imports(path) if name.startswith("vidtwin.")}
+    return named & known - {name_of(path)}
 
 
 def main() -> None:

@@ -7,14 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidtwin.from_files import decode_video, encode_video, interpolate, load, reconstruct, save_video, swap
     from vidtwin.generation.pipeline import VidTwinPipeline
     from vidtwin.latent_sets.dataset import IterableLatents, LatentDataset
     from vidtwin.model.config import VidTwinConfig, preset
     from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
-    from vidtwin.model.released import export_released, load_released
+    from vidtwin.model.loading import export_released, load_released
     from vidtwin.model.vidtwin import VidTwin
     from vidtwin.motion.extractor import MotionExtractor
     from vidtwin.version import __version__
+    from vidtwin.video.read.reader import read_video
 
 __all__ = [
     "IterableLatents",
@@ -27,9 +29,17 @@ __all__ = [
     "VidTwinConfig",
     "VidTwinPipeline",
     "__version__",
+    "decode_video",
+    "encode_video",
     "export_released",
+    "interpolate",
+    "load",
     "load_released",
     "preset",
+    "read_video",
+    "reconstruct",
+    "save_video",
+    "swap",
 ]
 
 _HOMES = {
@@ -43,9 +53,17 @@ _HOMES = {
     "VidTwinConfig": "vidtwin.model.config",
     "VidTwinPipeline": "vidtwin.generation.pipeline",
     "__version__": "vidtwin.version",
-    "export_released": "vidtwin.model.released",
-    "load_released": "vidtwin.model.released",
+    "decode_video": "vidtwin.from_files",
+    "encode_video": "vidtwin.from_files",
+    "export_released": "vidtwin.model.loading",
+    "interpolate": "vidtwin.from_files",
+    "load": "vidtwin.from_files",
+    "load_released": "vidtwin.model.loading",
     "preset": "vidtwin.model.config",
+    "read_video": "vidtwin.video.read.reader",
+    "reconstruct": "vidtwin.from_files",
+    "save_video": "vidtwin.from_files",
+    "swap": "vidtwin.from_files",
 }
 
 
@@ -56,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -36,10 +36,12 @@ def test_the_paper_s_recipe_has_what_the_paper_says():
     assert (recipe.method, recipe.class_dropout, recipe.warmup_steps, recipe.betas) == ("ddim", 0.2, 10_000, (0.9, 0.999))
 
 
-def test_the_example_runs(tmp_path, monkeypatch, capsys):
+def test_the_examples_run(tmp_path, monkeypatch, capsys):
     small_pipeline(previous=True).save_pretrained(tmp_path / "runs" / "mine" / "model")
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict[str, object] = {}
-    exec(compile(block.replace("num_inference_steps=50", "num_inference_steps=2"), "generation.md", "exec"), names)
+    exec(compile(first.replace("num_inference_steps=50", "num_inference_steps=2"), "generation.md", "exec"), names)
     assert capsys.readouterr().out.startswith("torch.Size([2, 32, 32, 32, 3])")
+    exec(compile(second.replace("num_inference_steps=10", "num_inference_steps=1"), "generation.md", "exec"), names)
+    assert capsys.readouterr().out == "(2, 16, 64, 64, 3)\n"

@@ -7,7 +7,8 @@ from tests.conftest import SMALL, seeded_model
 from tests.generation.conftest import small_pipeline
 from vidtwin import Latents
 from vidtwin.generation.diffusion import Process
-from vidtwin.generation.pipeline import FACTS_FILE, TENSORS_FILE, VidTwinPipeline
+from vidtwin.generation.files import FACTS_FILE, TENSORS_FILE
+from vidtwin.generation.pipeline import VidTwinPipeline
 
 
 def seeds(*numbers):

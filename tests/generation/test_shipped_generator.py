@@ -6,7 +6,7 @@ import torch
 
 from vidtwin import VidTwinPipeline
 from vidtwin.data.moving_sprites import CLASSES, read_sprite
-from vidtwin.generation.pipeline import shipped_generators
+from vidtwin.generation.files import shipped_generators
 from vidtwin.model.checkpoint import SHIPPED
 from vidtwin.training.generator_recipe import GeneratorRecipe
 from vidtwin.training.recipe import Recipe, read_recipe

@@ -1,8 +1,6 @@
 import json
 import subprocess
 import sys
-import types
-from pathlib import Path
 
 import pytest
 import torch
@@ -129,26 +127,3 @@ def test_weights_do_not_share_memory():
     assert owned["a"] is one and all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in owned.values())
     assert len({tensor.untyped_storage().data_ptr() for tensor in owned.values()}) == 5
     assert torch.equal(owned["d"], one.view(2, 3).T) and torch.equal(owned["c"], one[:3])
-
-
-def test_pushing_uploads_what_saving_writes(model, monkeypatch):
-    sent = {}
-
-    class Hub:
-        """Of huggingface_hub's interface: the network itself is not to be had in tests."""
-
-        def __init__(self, token=None):
-            sent["token"] = token
-
-        def create_repo(self, repo_id, private, exist_ok):
-            return types.SimpleNamespace(repo_id=f"me/{repo_id}")
-
-        def upload_folder(self, repo_id, folder_path, **options):
-            sent.update(repo_id=repo_id, options=options, model=VidTwin.from_pretrained(folder_path))
-            sent["card"] = Path(folder_path, "README.md").read_text()
-            return "https://somewhere"
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert model.push_to_hub("name", token="secret", commit_message="first") == "https://somewhere"
-    assert (sent["repo_id"], sent["token"], sent["options"]) == ("me/name", "secret", {"commit_message": "first"})
-    assert same(sent["model"], model) and sent["card"].startswith("---\nlibrary_name: vidtwin\n")

@@ -100,7 +100,7 @@ def test_whole_numbers_in_betas_are_floats():
 
 def test_the_finetuned_checkpoint_gives_its_perceptual_weights_too():
     found = recipe("finetune")
-    assert found.init_from == found.perceptual_weights == "vidtwin_structure_7_7_8_dynamics_7_8.ckpt"
+    assert found.init_from == found.perceptual_weights == "released"
     assert found.config == VidTwinConfig()
 
 

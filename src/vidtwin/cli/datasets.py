@@ -51,7 +51,7 @@ def encode_dataset_command(
     source: Positional[str],
     out: Output,
     weights: str = "tiny",
-    config: str = "released",
+    config: str = "auto",
     policy: Literal["crop", "squash", "pad"] = "crop",
     sample_fps: float | None = None,
     every: int | None = None,
@@ -83,7 +83,8 @@ def encode_dataset_command(
             (shards-{000..010}.tar), a LeRobot data set, or a URL of a folder or list (s3://, gs://, hf://, https://); lists may
             hold URLs.
         out: the folder to write.
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout, or
+            released: Microsoft's checkpoint, from the hub.
         config: of a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size.
         sample_fps: frames per second inside a window; default every frame.

@@ -29,8 +29,8 @@ def demo_command(
     """Open a web page on this machine: drop a video, and see what each latent holds; swap and mix two videos; generate.
 
     Args:
-        generator: a shipped name (sprites), or the folder `model` of a run of `vidtwin train-generator`, to generate with on the
-            page.
+        generator: a shipped name (sprites), a hub id, or the folder `model` of a run of `vidtwin train-generator`, to generate
+            with on the page.
         host: address to serve on. Any but 127.0.0.1 lets others in, and needs --auth.
         port: to serve on.
         auth: USER:PASSWORD that visitors must give; or in the environment, as VIDTWIN_DEMO_AUTH, where others cannot see it.

@@ -40,7 +40,8 @@ def evaluate_command(
 
     Args:
         data: a folder of videos, or a video.
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout, or
+            released: Microsoft's checkpoint, from the hub.
         out: the file to write (.json).
         protocol: that of the paper (25 frames per second, posterior mean, last frame repeated) or of the released script (a sample
             of the posterior instead); in place of the next three.
@@ -139,7 +140,8 @@ def analyze_command(
 
     Args:
         data: a folder of videos, 10 at least.
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout, or
+            released: Microsoft's checkpoint, from the hub.
         out: the file to write (.json).
         report: also write a page (.html) with everything to see, videos included.
         evaluation: what `vidtwin evaluate` wrote, for the page.

@@ -97,7 +97,7 @@ def generate_command(
     A video is a function of the seed, its class and its number, but for rounding. The same command goes on where a stopped one was.
 
     Args:
-        generator: a shipped name (sprites), or the folder `model` of a run of `vidtwin train-generator`.
+        generator: a shipped name (sprites), a hub id, or the folder `model` of a run of `vidtwin train-generator`.
         out: the folder to write: CLASS-0000.mp4, ...
         classes: names of classes; default all of the generator's. One named twice gets twice as many videos.
         per_class: videos of each.

@@ -6,23 +6,19 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from vidtwin.data.sources import SUFFIXES
 from vidtwin.files import in_line
-from vidtwin.generation.pipeline import FACTS_FILE, VidTwinPipeline, find_generator, shipped_generators
+from vidtwin.generation.files import FACTS_FILE, shipped_generators
+from vidtwin.generation.pipeline import VidTwinPipeline
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.store import read_manifest
 from vidtwin.latents.file import KEY, LatentVideo
-from vidtwin.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, find_folder, read_config, shipped_names
+from vidtwin.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, shipped_names
 from vidtwin.model.config import PRESETS, VidTwinConfig
-from vidtwin.model.loading import is_folder_weights
+from vidtwin.model.hub import RELEASED_SUFFIXES, HubOptions, find_weights, local, on_hub
 from vidtwin.model.loading import load_weights as load_weights  # also by this name
-from vidtwin.model.released import (
-    RELEASED_SUFFIXES,
-    position_tables,
-    read_released,
-    released_presets,
-    released_shapes,
-    unused_shapes,
-)
+from vidtwin.model.pretrained import config_facts
+from vidtwin.model.released import position_tables, read_released, released_presets, released_shapes, unused_shapes
 from vidtwin.onnx.model import Exported, is_exported
 from vidtwin.video.read.reader import probe
 
@@ -39,12 +35,16 @@ def describe(name: str | Path) -> dict[str, str]:
     path = Path(name)
     if is_exported(path):
         return _describe_exported(path)
-    if ((generator := find_generator(name)) / FACTS_FILE).is_file():
+    generator = local(name, HubOptions(), shipped_generators())
+    if generator is not None and (generator / FACTS_FILE).is_file():
         return _describe_generator(generator)
     if (path / "manifest.json").is_file():
         return _describe_dataset(path)
-    if str(name) in shipped_names() or path.is_dir() or (str(name) in PRESETS and not path.exists()):
-        return _describe_folder(find_folder(name))
+    is_other = path.suffix.lower() in (*SUFFIXES, ".vidtwin")
+    if str(name) in (*shipped_names(), *PRESETS) or path.is_dir() or (on_hub(name) and not is_other):
+        path = find_weights(name)
+    if path.is_dir():
+        return _describe_folder(path)
     if not path.exists():
         raise FileNotFoundError(
             f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names() + shipped_generators())}"
@@ -55,8 +55,8 @@ def describe(name: str | Path) -> dict[str, str]:
         layout, metadata = read_layout(path)
         if KEY in metadata:
             return _describe_latents(path)
-        if is_folder_weights(path):
-            return _describe_folder(path.parent)
+        if (folder := find_weights(path)).is_dir():
+            return _describe_folder(folder)
         return _describe_released(path, layout)
     if path.suffix in RELEASED_SUFFIXES:
         layout = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in read_released(path).items()}
@@ -90,7 +90,7 @@ def _describe_exported(folder: Path) -> dict[str, str]:
         "layout": f"ONNX, opset {exported.opset}, {exported.precision}",
         "weights": str(exported.weights),
         "from torch": f"{unit}: encoder {exported.encoder:.3g}, decoder {exported.decoder:.3g}",
-        **_shape_facts(exported.config),
+        **config_facts(exported.config),
         "config": _fields(exported.config),
     }
 
@@ -105,7 +105,7 @@ def _describe_generator(folder: Path) -> dict[str, str]:
         "process": process.method + (f", shift {process.shift:g}" if process.method == "flow" else ""),
         "parameters": f"{sum(p.numel() for p in pipeline.denoiser.parameters()):,}, {config.depth} blocks of {config.hidden}",
         "videos": f"{pipeline.fps:g} frames per second" + (", also longer than a window" if config.previous else ""),
-        **_shape_facts(pipeline.autoencoder.config),
+        **config_facts(pipeline.autoencoder.config),
     }
 
 
@@ -121,7 +121,7 @@ def _describe_dataset(folder: Path) -> dict[str, str]:
         "columns": columns or "none of the source's",
         "weights": str(plan.weights),
         "stored": plan.stored + (" with log-variances" if plan.logvar else ""),
-        **_shape_facts(plan.config),
+        **config_facts(plan.config),
     }
 
 
@@ -143,7 +143,7 @@ def _describe_released(path: Path, layout: Layout) -> dict[str, str]:
 
 def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
     return {
-        **_shape_facts(config),
+        **config_facts(config),
         "parameters": f"{sum(prod(shape) for shape, _ in layout.values()):,}",
         "dtype": ", ".join(sorted({dtype.removeprefix("torch.") for _, dtype in layout.values()})),
         "config": _fields(config),
@@ -152,16 +152,6 @@ def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
 
 def _fields(config: VidTwinConfig) -> str:
     return ", ".join(f"{key}={value}" for key, value in config.to_dict().items())
-
-
-def _shape_facts(config: VidTwinConfig) -> dict[str, str]:
-    _, frames, height, width = config.clip_shape
-    return {
-        "clip": f"{frames} frames of {width}x{height}",
-        "latents": f"structure {config.structure_shape}, dynamics {config.dynamics_x_shape} and {config.dynamics_y_shape}",
-        "latent values": f"{config.latent_values}",
-        "rate": f"{config.compression_rate:.4%}",
-    }
 
 
 def _describe_latents(path: Path) -> dict[str, str]:

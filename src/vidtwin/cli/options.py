@@ -37,7 +37,8 @@ class UsageError(ValueError):
 @dataclass(frozen=True)
 class ModelOptions:
     weights: str = "mini"
-    """A shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout (.ckpt, .safetensors)."""
+    """A shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout (.ckpt,
+    .safetensors), or released: Microsoft's checkpoint, from the hub."""
     config: str = "auto"
     """Of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits."""
     backend: Backend = "torch"

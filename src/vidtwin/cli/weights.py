@@ -13,16 +13,16 @@ from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output,
 from vidtwin.files import check_writable, printable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.stream import Identity
+from vidtwin.model.hub import RELEASED_SUFFIXES
 from vidtwin.model.loading import load_weights
-from vidtwin.model.released import RELEASED_SUFFIXES
 
 
 def info_command(file: Positional[str]) -> None:
     """Say what a checkpoint, generator, latent file, data set of latents or video is.
 
     Args:
-        file: a shipped name, a checkpoint folder, an exported model, a file in Microsoft's layout, the folder of a generator or of
-            a data set of latents, a latent file or a video.
+        file: a shipped name, a hub id, a checkpoint folder, an exported model, a file in Microsoft's layout, the folder of a
+            generator or of a data set of latents, a latent file or a video.
     """
     from vidtwin.cli.inspection import describe
 
@@ -70,7 +70,8 @@ def export_command(
 
     Args:
         out: name of the folder; an earlier export in it is replaced.
-        weights: a shipped name, a checkpoint folder, a hub id (owner/name), or a file in Microsoft's layout.
+        weights: a shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout, or
+            released: Microsoft's checkpoint, from the hub.
         config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
         quantize: int8 stores linear layers as whole numbers, and computes with them: smaller, not the same.
     """

@@ -108,7 +108,7 @@ class Tiling:
                 tile = next(iterator)
                 if strip is None:
                     strip = tile.new_zeros(3, tile.shape[1], h, max(W, w))
-                strip[..., left : left + w] += tile * (by_row[:, None] * by_column)
+                strip[..., left : left + w] += tile * (by_row[:, None] * by_column).to(tile)
             assert strip is not None
             if carried is not None:
                 strip[:, :, : carried.shape[2]] += carried

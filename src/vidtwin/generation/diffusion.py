@@ -150,7 +150,7 @@ def sample(
     interval: tuple[float, float] = (0.0, 1.0),
     given: tuple[Tensor | None, Tensor | None] = (None, None),
     previous: Volumes | None = None,
-    progress: Callable[[int], object] = lambda done: None,
+    after_step: Callable[[int, float, Tensor], Tensor] = lambda number, level, x: x,
 ) -> Volumes:
     """Clean volumes of the classes `labels` (B,), from noise; a function of its arguments.
 
@@ -160,6 +160,7 @@ def sample(
         interval: levels at which there is guidance (Kynkäänniemi et al. 2024).
         given: a clean volume for a branch that is not to be sampled.
         previous: the window before.
+        after_step: called with the step's number, its level, and what is sampled, (B, ...) flattened, after each; gives the latter.
 
     Raises:
         ValueError: steps that there cannot be, or an interval that is none; both branches given.
@@ -183,9 +184,12 @@ def sample(
         levels_down = [(int(t) + 1) / STEPS for t in trailing(steps)]
     nobody = torch.full_like(labels, model.config.classes)
 
+    def cast(parts: Volumes) -> Volumes:
+        return parts[0].to(model.dtype), parts[1].to(model.dtype)
+
     def estimate(parts: Volumes, levels: Tensor, classes: Tensor) -> Tensor:
-        found = model(parts, levels, classes, previous)
-        return torch.cat([found[i].flatten(1) for i in sampled], dim=1)
+        found = model(cast(parts), levels, classes, None if previous is None else cast(previous))
+        return torch.cat([found[i].flatten(1) for i in sampled], dim=1).float()
 
     for number, level in enumerate(levels_down):
         levels = torch.zeros(len(x), 2, device=x.device)
@@ -200,7 +204,7 @@ def sample(
             x = scheduler.step((x - x_0) / level, scheduler.timesteps[number], x).prev_sample
         else:
             x = ddim_step(process, x, x_0, level, levels_down[number + 1] if number + 1 < steps else 0.0)
-        progress(1)
+        x = after_step(number, level, x)
     done = dict(zip(sampled, x.split(sizes, dim=1), strict=True))
     result = [done[i].reshape(noise[i].shape) if volume is None else volume for i, volume in enumerate(given)]
     return result[0], result[1]

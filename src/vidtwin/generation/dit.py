@@ -106,6 +106,11 @@ class DiT(nn.Module):
         self.exits = nn.ModuleList(nn.Linear(c, p.values) for p in self.patches)
         self.initialize()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.class_entrance.weight.dtype
+
     def initialize(self) -> None:
         """Xavier for linear layers; blocks begin as the identity, exits at 0: the mean of normalised latents."""
         for module in self.modules():
@@ -155,7 +160,7 @@ class DiT(nn.Module):
     def _levels(self, levels: Tensor) -> Tensor:
         """(B, 2) -> (B, 2, c): each branch's own level, and the other's."""
         flat = sincos_of(LEVEL_SCALE * levels.flatten()).reshape(*levels.shape, LEVEL_WIDTH)
-        return self.level(torch.cat([flat, flat.flip(1)], dim=2).to(self.class_entrance.weight.dtype))
+        return self.level(torch.cat([flat, flat.flip(1)], dim=2).to(self.dtype))
 
     def _context(self, labels: Tensor, previous: Volumes | None, has_previous: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, K, c) to attend to, and which of them are there (B, 1, 1, K)."""

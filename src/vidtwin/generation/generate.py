@@ -142,7 +142,8 @@ def generate(
                 num_inference_steps=num_inference_steps,
                 generator=[_noise(seed, *one) for one in now],
                 progress=partial(steps.add, len(now)),
-                **{name: _repeated(latents, len(now)) for name, latents in given.items()},
+                structure=_repeated(given.get("structure"), len(now)),
+                dynamics=_repeated(given.get("dynamics"), len(now)),
             )
             if start == 0:
                 write_json(out / SETTINGS_FILE, settings)
@@ -241,7 +242,8 @@ def _first_window(pipeline: VidTwinPipeline, part: str, path: Path) -> Latents:
         frames = pad_tail(read_video(path, 0, config.frames).frames, config.frames)
         geometry = Geometry.plan("crop", (frames.shape[1], frames.shape[2]), (config.height, config.width))
         with torch.no_grad():
-            return pipeline.autoencoder.encode(to_clip(frames, geometry)[None].to(pipeline.device))
+            clip = to_clip(frames, geometry)[None].to(pipeline.device, pipeline.autoencoder.dtype)
+            return pipeline.autoencoder.encode(clip).to(torch.float32)
     video, own = LatentVideo.load(path), Identity.of(pipeline.autoencoder, "the generator's autoencoder")
     remedy = "give the video itself"
     if video.header.weights.hash != own.hash:
@@ -251,8 +253,8 @@ def _first_window(pipeline: VidTwinPipeline, part: str, path: Path) -> Latents:
     return video.window(0).latents
 
 
-def _repeated(latents: Latents, count: int) -> Latents:
-    return latents.map(lambda z: z.expand(count, *z.shape[1:]))
+def _repeated(latents: Latents | None, count: int) -> Latents | None:
+    return latents and latents.map(lambda z: z.expand(count, *z.shape[1:]))
 
 
 def _write(path: Path, frames: np.ndarray, fps: float) -> None:

@@ -1,58 +1,32 @@
 """A trained generator with its autoencoder: classes and noise -> latents -> video.
 
-A folder that `save_pretrained` writes holds `generator.json` (process, denoiser, classes, frame rate), `generator.safetensors`
-(weights of the denoiser, statistics of the latents) and `autoencoder/`, a checkpoint as `VidTwin.from_pretrained` reads it.
+`files.py` has the folder that `save_pretrained` writes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from PIL import Image
 from torch import Tensor
 
-from vidtwin.checked import build, parse_json
-from vidtwin.files import in_line, tensor_output, write_json
-from vidtwin.generation.config import GUIDANCE, DiTConfig
-from vidtwin.generation.diffusion import Process, sample
+from vidtwin.generation.config import GUIDANCE
+from vidtwin.generation.diffusion import STEPS, Process, sample
 from vidtwin.generation.dit import DiT
+from vidtwin.generation.files import Generator, find_generator, read_generator, write_generator
 from vidtwin.generation.tokens import Volumes, to_latents, to_volumes
-from vidtwin.model.checkpoint import SHIPPED, Uninitialized, own_float32, read_tensors, refuse_differences, stored_in, weights_hash
-from vidtwin.model.latents import NAMES, Latents
+from vidtwin.model.hub import HubOptions, Pushed
+from vidtwin.model.latents import Latents
 from vidtwin.model.normalizer import Normalizer
+from vidtwin.model.pretrained import as_device, as_dtype
 from vidtwin.model.vidtwin import VidTwin
 
-FORMAT = 1
-FACTS_FILE, TENSORS_FILE, AUTOENCODER = "generator.json", "generator.safetensors", "autoencoder"
 Labels = int | str | Sequence[int | str] | None
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What generator.json holds; older ones without `separate_levels`.
-
-    Raises:
-        ValueError: another format, a class named twice, or numbers that cannot be.
-    """
-
-    format: int
-    process: Process
-    denoiser: DiTConfig
-    classes: list[str]
-    fps: float
-    separate_levels: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise ValueError(f"format {self.format}; this vidtwin reads format {FORMAT}")
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("a class is there twice")
-        if not 0 < self.fps <= 1000:
-            raise ValueError(f"fps={self.fps}: expected a number above 0, 1000 at most")
-        if not 0 <= (self.separate_levels or 0) <= 1:
-            raise ValueError(f"separate_levels={self.separate_levels}: expected a number from 0 to 1")
+OutputType = Literal["np", "pt", "pil"]
+Callback = Callable[["VidTwinPipeline", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +36,29 @@ class Generated:
     Attributes:
         videos: uint8 (B, F, H, W, 3), RGB.
         latents: of the windows of f frames that they are made of, one after another, each of a batch of B.
+        output_type: what `frames` is.
     """
 
     videos: Tensor
     latents: tuple[Latents, ...]
+    output_type: OutputType = "np"
+
+    @cached_property
+    def frames(self) -> Any:
+        """The videos as pipelines of diffusers give them, in [0, 1]: "np" is a float32 array (B, F, H, W, 3), "pt" a tensor
+        (B, F, 3, H, W), and "pil" a list of pictures for each video."""
+        if self.output_type == "pil":
+            return [[Image.fromarray(frame) for frame in video] for video in self.videos.numpy()]
+        unit = self.videos.float() / 255
+        return unit.numpy() if self.output_type == "np" else unit.permute(0, 1, 4, 2, 3)
 
 
-class VidTwinPipeline:
-    """Samples videos.
+class VidTwinPipeline(Pushed):
+    """Samples videos, with the habits of a pipeline of diffusers.
 
-        pipeline = VidTwinPipeline.from_pretrained("runs/generator/model")
-        videos = pipeline(["red-east", "cyan-north"], generator=torch.Generator().manual_seed(0)).videos
+        pipeline = VidTwinPipeline.from_pretrained("runs/generator/model").to("cuda", torch.bfloat16)
+        made = pipeline(["red-east", "cyan-north"], generator=torch.Generator().manual_seed(0))
+        diffusers.utils.export_to_video(made.frames[0], "out.mp4", fps=int(pipeline.fps))
 
     Attributes:
         autoencoder: decodes latents. denoiser: estimates them. process: which noise it takes away. normalizer: of the data set that
@@ -107,21 +93,32 @@ class VidTwinPipeline:
         self.process, self.normalizer, self.classes, self.fps = process, normalizer, tuple(classes), fps
         self.separate_levels = separate_levels
 
-    def to(self, device: str | torch.device) -> "VidTwinPipeline":
-        """Both networks there."""
-        self.autoencoder.to(device)
-        self.denoiser.to(device)
+    def to(self, *args: Any, **kwargs: Any) -> "VidTwinPipeline":
+        """Both networks to a device, a dtype, or both, as `torch.nn.Module.to`."""
+        self.autoencoder.to(*args, **kwargs)
+        self.denoiser.to(*args, **kwargs)
         return self
 
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the denoiser's weights."""
+        return self.denoiser.dtype
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What the pipeline is made of, by the names of its arguments."""
+        return {name: getattr(self, name) for name in Generator._fields}
+
     def __call__(
         self,
         class_labels: Labels = None,
         *,
         num_videos: int = 1,
+        num_videos_per_prompt: int = 1,
         num_frames: int | None = None,
         guidance_scale: float = GUIDANCE,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
@@ -129,13 +126,15 @@ class VidTwinPipeline:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         structure: Latents | None = None,
         dynamics: Latents | None = None,
+        output_type: OutputType = "np",
+        callback_on_step_end: Callback | None = None,
         progress: Callable[[int], object] = lambda done: None,
     ) -> Generated:
         """Videos of classes.
 
         Args:
             class_labels: names or numbers, one for each video, or one for all; None is no class, and no guidance then.
-            num_videos: how many, if `class_labels` does not say.
+            num_videos: how many, if `class_labels` does not say. num_videos_per_prompt: of each of these.
             num_frames: of each; default a window, f. More are made window after window, each seeing the one before.
             guidance_scale: w of classifier-free guidance; 1 is none. guidance_interval: the noise levels at which there is any.
             num_inference_steps: from noise to latents.
@@ -143,26 +142,34 @@ class VidTwinPipeline:
                 the others. Noise is drawn where the generator is: a CPU's gives the same videos on any device, but for rounding.
             structure, dynamics: latents of which Structure, or Dynamics, is kept, and the other one sampled: (B, ...) as
                 `autoencoder.encode` gives.
+            output_type: of `Generated.frames`: "np", "pt" or "pil".
+            callback_on_step_end: called with the pipeline, the step's number, its time (0 to 1000) and {"latents": what is sampled,
+                (B, n) flattened} after each step; if it gives such a dictionary, sampling goes on from the latents in it.
             progress: called with 1 after each step.
 
         Raises:
             ValueError: a class that there is not; counts that do not fit; both latents given; more frames than a window for a
                 generator that was not trained to go on; a latent given to one that was not trained to sample the other for it.
         """
-        f, given = self.autoencoder.config.frames, structure if structure is not None else dynamics
-        labels = self._labels(class_labels, num_videos if given is None else len(given))
+        given = structure if structure is not None else dynamics
+        if num_videos_per_prompt < 1:
+            raise ValueError(f"num_videos_per_prompt={num_videos_per_prompt}: give at least 1")
+        if output_type not in ("np", "pt", "pil"):
+            raise ValueError(f"output_type={output_type!r}: choose 'np', 'pt' or 'pil'; .latents has the latents of any")
+        labels = self._labels(class_labels, num_videos if given is None else len(given) // num_videos_per_prompt)
+        labels = labels.repeat_interleave(num_videos_per_prompt)
         count = len(labels)
-        windows = -(-(f if num_frames is None else num_frames) // f)
-        if windows < 1:
-            raise ValueError(f"num_frames={num_frames}: give at least 1")
-        if windows > 1 and not self.denoiser.config.previous:
-            raise ValueError(f"num_frames={num_frames}: this generator makes {f}; train one with previous: true for more")
-        if windows > 1 and given is not None:
-            raise ValueError(f"num_frames={num_frames}: a given structure or dynamics is of one window of {f} frames")
+        windows = self._windows(num_frames, given)
         if isinstance(generator, Sequence) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} videos: give one for each, or one")
         kept = self._kept(structure, dynamics, count)
         guidance = 1.0 if class_labels is None else guidance_scale
+
+        def after_step(number: int, level: float, x: Tensor) -> Tensor:
+            changed = callback_on_step_end and callback_on_step_end(self, number, STEPS * level, {"latents": x})
+            progress(1)
+            return changed["latents"] if changed else x
+
         previous: Volumes | None = None
         found = []
         with torch.inference_mode():
@@ -177,12 +184,24 @@ class VidTwinPipeline:
                     interval=guidance_interval,
                     given=kept,
                     previous=previous,
-                    progress=progress,
+                    after_step=after_step,
                 )
                 found.append(self.normalizer.denormalize(to_latents(previous, self.denoiser.config.dynamics[2])))
         plain = tuple(latents.map(torch.clone) for latents in found)  # tensors of inference mode cannot be trained on
         clips = torch.cat([self.decode(latents) for latents in plain], dim=1)
-        return Generated(clips[:, :num_frames], plain)
+        return Generated(clips[:, :num_frames], plain, output_type)
+
+    def _windows(self, num_frames: int | None, given: Latents | None) -> int:
+        """How many windows so many frames take; ValueError for what this generator cannot make."""
+        f = self.autoencoder.config.frames
+        windows = -(-(f if num_frames is None else num_frames) // f)
+        if windows < 1:
+            raise ValueError(f"num_frames={num_frames}: give at least 1")
+        if windows > 1 and not self.denoiser.config.previous:
+            raise ValueError(f"num_frames={num_frames}: this generator makes {f}; train one with previous: true for more")
+        if windows > 1 and given is not None:
+            raise ValueError(f"num_frames={num_frames}: a given structure or dynamics is of one window of {f} frames")
+        return windows
 
     def check_given(self, part: str) -> None:
         """Raise a ValueError if this generator cannot sample one latent for a given "structure", or "dynamics"."""
@@ -196,7 +215,8 @@ class VidTwinPipeline:
     @torch.inference_mode()
     def decode(self, latents: Latents) -> Tensor:
         """uint8 (B, f, H, W, 3), one clip at a time."""
-        clips = [self.autoencoder.decode(latents[i : i + 1])[0] for i in range(len(latents))]
+        latents = latents.to(self.autoencoder.dtype)
+        clips = [self.autoencoder.decode(latents[i : i + 1])[0].float() for i in range(len(latents))]
         return torch.stack([((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0) for x in clips]).cpu()
 
     def _labels(self, wanted: Labels, count: int) -> Tensor:
@@ -240,75 +260,42 @@ class VidTwinPipeline:
             structure, dynamics = (torch.cat(parts) for parts in zip(*(draw(1, one) for one in generator), strict=True))
         return structure, dynamics
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        figures: Mapping[str, object] | None = None,
+        name: str | None = None,
+    ) -> None:
         """Write the folder; `dtype` is that of the stored matrices and kernels, of both networks (loading gives float32 again).
 
+        A README.md (model card) that is there is kept; `figures` and `name` are its, as in `VidTwin.save_pretrained`.
+
         Raises:
-            ValueError: weights that are not finite in `dtype`. OSError: the folder cannot be written, or the disk is full.
+            ValueError: weights that are not finite in `dtype`; figures for a card that is kept.
+            OSError: the folder cannot be written, or the disk is full.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not _holds(folder / AUTOENCODER, self.autoencoder):
-            self.autoencoder.save_pretrained(folder / AUTOENCODER, dtype=dtype)
-        own = {f"denoiser.{name}": tensor for name, tensor in stored_in(self.denoiser.state_dict(), dtype).items()}
-        for kind, values in (("mean", self.normalizer.mean), ("std", self.normalizer.std)):
-            own |= stored_in({f"{kind}.{name}": tensor.float() for name, tensor in zip(NAMES, values, strict=True)}, torch.float32)
-        if broken := next((name for name, tensor in own.items() if not torch.isfinite(tensor).all()), None):
-            raise ValueError(f"{folder}: {broken} has NaN or infinite values; not saved")
-        facts: dict[str, Any] = {"format": FORMAT, "process": asdict(self.process), "denoiser": self.denoiser.config.to_dict()}
-        facts |= {"classes": list(self.classes), "fps": self.fps, "separate_levels": self.separate_levels}
-        with tensor_output(folder / TENSORS_FILE) as partial:
-            save_file(own, partial, metadata={"format": "pt"})
-        write_json(folder / FACTS_FILE, facts)
+        write_generator(Generator(**self.components), Path(folder), dtype, figures, name)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "VidTwinPipeline":
-        """A shipped generator by its name, or what `save_pretrained` wrote, in float32 on the CPU.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device: str | torch.device | None = None,
+        **hub_options: Any,
+    ) -> "VidTwinPipeline":
+        """A shipped generator by its name, or what `save_pretrained` wrote: a folder, or a hub repository by its id ("owner/name").
+
+        In float32 on the CPU if nothing else is asked for; the options are those of `VidTwin.from_pretrained`.
 
         Raises:
-            FileNotFoundError: no such folder, or a file of it is missing. ValueError: a damaged one, or of another format.
+            FileNotFoundError: no such folder, a file of it is missing, or the hub did not give it.
+            ValueError: a damaged one, or of another format. TypeError: an unknown option.
         """
-        folder = find_generator(folder)
-        path = folder / FACTS_FILE
-        try:
-            facts = build(_Facts, parse_json(path.read_bytes()))
-            config = facts.denoiser
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{path}: missing; give the folder `model` of a run of vidtwin train-generator, or a shipped name: "
-                f"{', '.join(shipped_generators())}"
-            ) from None
-        except ValueError as error:
-            raise ValueError(f"{path}: not the description of a generator ({in_line(error)})") from error
-        tensors = own_float32(read_tensors(folder / TENSORS_FILE))
-        with torch.device("meta"), Uninitialized():
-            shapes = {f"denoiser.{name}": tuple(t.shape) for name, t in DiT(config).state_dict().items()}
-        channels = (config.structure[0], config.dynamics[0], config.dynamics[0])
-        shapes |= {f"{kind}.{name}": (size,) for kind in ("mean", "std") for name, size in zip(NAMES, channels, strict=True)}
-        refuse_differences(shapes, {name: tuple(t.shape) for name, t in tensors.items()}, str(folder / TENSORS_FILE))
-        with Uninitialized():
-            denoiser = DiT(config)
-        weights = {name.removeprefix("denoiser."): t for name, t in tensors.items() if name.startswith("denoiser.")}
-        denoiser.load_state_dict(weights, assign=True)
-        mean, std = (tuple(tensors[f"{kind}.{name}"] for name in NAMES) for kind in ("mean", "std"))
-        autoencoder = VidTwin.from_pretrained(folder / AUTOENCODER)
-        normalizer = Normalizer((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
-        return cls(autoencoder, denoiser, facts.process, normalizer, facts.classes, facts.fps, facts.separate_levels)
-
-
-def shipped_generators() -> list[str]:
-    """Names that `VidTwinPipeline.from_pretrained` finds in the package itself."""
-    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / FACTS_FILE).is_file())
-
-
-def find_generator(name: str | Path) -> Path:
-    """The folder of a shipped name, or of a path."""
-    return SHIPPED / name if name in shipped_generators() else Path(name)
-
-
-def _holds(folder: Path, model: VidTwin) -> bool:
-    """Whether a folder is a checkpoint of these weights."""
-    try:
-        return weights_hash(VidTwin.from_pretrained(folder)) == weights_hash(model)
-    except (OSError, ValueError):
-        return False
+        options, kind = HubOptions.of(hub_options), as_dtype(dtype, torch_dtype)
+        place = None if device is None else as_device(device)
+        return cls(**read_generator(find_generator(name, options))._asdict()).to(place, kind)

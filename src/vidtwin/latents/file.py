@@ -77,6 +77,12 @@ class LatentVideo:
         """
         return cls(path)
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}={shape}" for name, shape in zip(NAMES, self.header.shapes, strict=True))
+        rate, weights = self.header.config.compression_rate, self.header.weights
+        windows = f"{self.frames} frames in {self.window_count} windows of {shapes}"
+        return f"LatentVideo({str(self.path)!r}, {windows}, rate {rate:.4%}, weights {weights})"
+
     @property
     def window_count(self) -> int:
         """N."""

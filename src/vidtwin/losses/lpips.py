@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vidtwin.files import atomic_output
 from vidtwin.model.checkpoint import load_strictly, read_state_dict
+from vidtwin.model.hub import find_weights, on_hub
 
 WIDTHS = (64, 128, 256, 512, 512)  # c_l of VGG16
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of each stage
@@ -118,15 +119,16 @@ def load_lpips(source: str | Path | None = None) -> LPIPS:
     """LPIPS in float32 on the CPU, from a folder, a file, or downloads (553 MB, once, into the cache folder of torch.hub).
 
     A folder holds torchvision's vgg16-397923af.pth and the v0.1 heads vgg.pth. A file (.safetensors, else torch's) is a released
-    checkpoint, whose `loss.perceptual_loss.*` are taken, or the state_dict of an LPIPS. Names and shapes are checked strictly, the
-    stage widths follow from the shapes; checksums are checked of downloads.
+    checkpoint, also by its name on the hub ("released"), whose `loss.perceptual_loss.*` are taken, or the state_dict of an LPIPS.
+    Names and shapes are checked strictly, the stage widths follow from the shapes; checksums are checked of downloads.
 
     Raises:
         FileNotFoundError: no such file or folder, a folder without one of the two files, or no network for the download.
         ValueError: tensors of something else, a damaged file, a pickle with more than tensors and plain data (nothing of it has
             run), or a download with another checksum. OSError: the cache folder cannot be written.
     """
-    path = _download() if source is None else Path(source)
+    source = _download() if source is None else source
+    path = find_weights(source) if on_hub(source) else Path(source)
     if path.is_dir():
         tensors = _read_folder(path)
     else:

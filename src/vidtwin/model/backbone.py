@@ -103,7 +103,8 @@ class SpaceTimeBlock(nn.Module):
 
     def __init__(self, c: int, heads: int, causal: bool):
         super().__init__()
-        self.modulation = nn.Parameter(nn.init.normal_(torch.empty(6, c), std=c**-0.5))
+        self.modulation = nn.Parameter(torch.empty(6, c))
+        nn.init.normal_(self.modulation, std=c**-0.5)
         self.spatial_attention = Attention(c, heads)
         self.temporal_attention = Attention(c, heads, causal)
         self.mlp = MLP(c)
@@ -216,7 +217,8 @@ class PatchHead(nn.Module):
 
     def __init__(self, c: int, patch: int):
         super().__init__()
-        self.modulation = nn.Parameter(nn.init.normal_(torch.empty(2, c), std=c**-0.5))
+        self.modulation = nn.Parameter(torch.empty(2, c))
+        nn.init.normal_(self.modulation, std=c**-0.5)
         self.linear = nn.Linear(c, patch * patch * 3)
 
     def forward(self, x: Tensor) -> Tensor:

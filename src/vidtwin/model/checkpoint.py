@@ -1,133 +1,28 @@
-"""Our checkpoint format: a folder or hub repository with `config.json` (the config's fields) and `model.safetensors`.
-
-`Checkpointed` gives the model `from_pretrained`, `save_pretrained` and `push_to_hub`, as huggingface_hub's model mixin would, but
-brings that library, which takes as long to import as the rest of the package, only where the hub is asked. It knows
-files and tensors, and of the model only that it is built from a config.
-"""
+"""Configs and tensors in files: `config.json` and `model.safetensors` of our folders; torch's files, whose code is not run."""
 
 import hashlib
 import json
-import os
 import pickle
 import re
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vidtwin.checked import parse_json
-from vidtwin.files import atomic_output, check_writable, in_line, tensor_output
-from vidtwin.model.config import PRESETS, VidTwinConfig
+from vidtwin.files import in_line
+from vidtwin.model.config import VidTwinConfig
 
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 SHIPPED = Path(__file__).parents[1] / "weights"
-
-CARD = """---
-library_name: vidtwin
-tags: [video, autoencoder]
----
-
-# VidTwin
-
-A video autoencoder with Structure and Dynamics latents ([arXiv 2412.17726](https://arxiv.org/abs/2412.17726)).
-
-    from vidtwin import VidTwin
-    model = VidTwin.from_pretrained("the folder or hub id of this card")
-
-Not stated yet by whoever trained it: data and its licence, recipe, figures.
-"""
-
-T = TypeVar("T", bound="Checkpointed")
-
-
-class Checkpointed:
-    """Loading and saving for `VidTwin`."""
-
-    config: VidTwinConfig
-
-    @classmethod
-    def from_pretrained(cls: type[T], name: str | Path, **hub_options: Any) -> T:
-        """A model in eval mode, float32, from a shipped name ("tiny"), a folder, or a hub id ("owner/name").
-
-        Shipped names come first and need no network. `hub_options` (revision, token, cache_dir, local_files_only,
-        force_download) go to the hub. Weights stored in float32 stay in their file until they are used, mapped into memory:
-        changing the model does not change the file, and replacing the file is safe; do not write into it meanwhile.
-
-        Raises:
-            FileNotFoundError: no such folder, or a file of it is missing.
-            ValueError: the config or the tensors are not those of a VidTwin; the message lists what differs.
-        """
-        folder = find_folder(name, **hub_options)
-        config, tensors = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
-        make: Callable[[VidTwinConfig], nn.Module] = cls  # type: ignore[assignment]
-        with torch.device("meta"), Uninitialized():  # no memory is taken for a model that the file does not hold
-            expected = {name: tuple(tensor.shape) for name, tensor in make(config).state_dict().items()}
-        refuse_differences(expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(folder))
-        with Uninitialized():
-            model = make(config)
-        model.load_state_dict(own_float32(tensors), assign=True)
-        assert isinstance(model, cls)
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write the folder; its files are replaced when all of them are written. An existing README.md (model card) is kept.
-
-        `dtype` is that of the stored matrices and kernels (float16 halves the file; loading gives float32 again). Biases and norms,
-        a thousandth of all, stay as they are: rounding them costs more than rounding all the rest.
-
-        Raises:
-            ValueError: weights that are not finite in `dtype`. OSError: the folder cannot be written, or the disk is full.
-        """
-        assert isinstance(self, nn.Module)
-        folder = Path(folder)
-        tensors = stored_in(self.state_dict(), dtype)
-        broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise ValueError(f"{folder}: weights with NaN or infinite values in {dtype}: {shorten(broken)}; not saved")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        check_writable(folder / WEIGHTS_FILE if folder.is_dir() else folder)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-", dir=folder.parent) as partial:
-            with tensor_output(Path(partial) / WEIGHTS_FILE) as path:
-                save_file(tensors, path, metadata={"format": "pt"})
-            with atomic_output(Path(partial) / CONFIG_FILE) as path:
-                path.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
-            if not (folder / CARD_FILE).exists():
-                with atomic_output(Path(partial) / CARD_FILE) as path:
-                    path.write_text(CARD)
-            folder.mkdir(exist_ok=True)
-            for path in Path(partial).iterdir():
-                os.replace(path, folder / path.name)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        dtype: torch.dtype = torch.float32,
-        private: bool | None = None,
-        token: str | None = None,
-        **upload_options: Any,
-    ) -> str:
-        """Upload what `save_pretrained` writes to the hub repository `repo_id` ("owner/name"), made if there is none.
-
-        `upload_options` (commit_message, revision, create_pr) go to huggingface_hub's `HfApi.upload_folder`. Returns the commit's
-        address. Raises what that library raises.
-        """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory(prefix="vidtwin-") as folder:
-            self.save_pretrained(folder, dtype=dtype)
-            return api.upload_folder(repo_id=repo_id, folder_path=folder, **upload_options)
 
 
 def stored_in(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -160,36 +55,6 @@ def own_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         taken.add(tensor.data_ptr())
         result[name] = tensor
     return result
-
-
-def find_folder(name: str | Path, **hub_options: Any) -> Path:
-    """The folder of a shipped name, of a path, or of a hub id (downloaded on first use)."""
-    if isinstance(name, str) and name in shipped_names():
-        return SHIPPED / name
-    folder = SHIPPED / name if isinstance(name, str) and (SHIPPED / name / "generator.json").is_file() else Path(name)
-    if folder.is_dir():
-        inner = [part for part in ("model", "autoencoder") if (folder / part).is_dir()]
-        if inner and not (folder / CONFIG_FILE).exists():
-            raise FileNotFoundError(f"weights {str(name)!r}: {folder} has no {CONFIG_FILE}; did you mean {folder / inner[0]}?")
-        return folder
-    if name in PRESETS:
-        raise FileNotFoundError(
-            f"weights {str(name)!r}: a preset, whose weights are not shipped; give a file or folder of them, or a shipped name: "
-            f"{', '.join(shipped_names())}"
-        )
-    parts = str(name).split("/")
-    if folder.exists() or len(parts) != 2 or not all(parts) or parts[0] in (".", "..", "~"):
-        raise FileNotFoundError(
-            f"weights {str(name)!r}: not a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; "
-            f"shipped names: {', '.join(shipped_names())}; hub ids are 'owner/name'"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub_options))
-    except Exception as error:  # the hub raises a dozen kinds (offline, not found, gated)
-        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
-        raise FileNotFoundError(f"weights {str(name)!r}: no such folder, and the hub did not give it: {reason}") from error
 
 
 def shipped_names() -> list[str]:

@@ -69,7 +69,8 @@ class QFormer(nn.Module):
     def __init__(self, n_q: int, d_q: int, c: int, layers: int, heads: int, mlp: int, dropout: float):
         super().__init__()
         self.dropout = dropout
-        self.queries = nn.Parameter(nn.init.normal_(torch.empty(n_q, d_q)))
+        self.queries = nn.Parameter(torch.empty(n_q, d_q))
+        nn.init.normal_(self.queries)
         self.norm = nn.LayerNorm(d_q, eps=NORM_EPS)
         self.layers = nn.ModuleList(QFormerLayer(d_q, c, heads, mlp, dropout, cross=index % 2 == 0) for index in range(layers))
         for module in self.modules():

@@ -10,17 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtwin.files import tensor_output
 from vidtwin.model.backbone import spatial_positions, temporal_positions
-from vidtwin.model.checkpoint import Uninitialized, own_float32, read_state_dict, refuse_differences
-from vidtwin.model.config import PRESETS, VidTwinConfig, preset
-from vidtwin.model.vidtwin import VidTwin
+from vidtwin.model.checkpoint import read_state_dict, refuse_differences
+from vidtwin.model.config import PRESETS, VidTwinConfig
+from vidtwin.model.parts import parameter_shapes
 
 TABLES = [f"{part}.{name}" for part in ("encoder", "decoder") for name in ("pos_embed", "pos_embed_temporal")]
-RELEASED_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 
 # ours: released. {i} is a layer number; the released numbers of {2i} and {3i} count the activations in between.
 NAMES = {
@@ -120,8 +117,7 @@ def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
             f"a grid of {config.grid} with dynamics_downsamples={config.dynamics_downsamples} does not exist in the released "
             "layout, which stretches both axes with one map; use a square size or dynamics_downsamples=0"
         )
-    with torch.device("meta"), Uninitialized():
-        parameters = {released_name(name): tuple(t.shape) for name, t in VidTwin(config).state_dict().items()}
+    parameters = {released_name(name): shape for name, shape in parameter_shapes(config).items()}
     (h, w), f, c = config.grid, config.frames, config.hidden
     tables: dict[str, tuple[int, ...]] = {}
     for part in ("encoder", "decoder"):
@@ -129,26 +125,22 @@ def released_shapes(config: VidTwinConfig) -> dict[str, tuple[int, ...]]:
     return parameters | unused_shapes(config) | tables
 
 
-def load_released(path: str | Path, config: str | VidTwinConfig = "auto") -> VidTwin:
-    """A model in eval mode, float32, from a file in Microsoft's layout (.ckpt, .pt, .pth: torch; .safetensors).
-
-    `config`: of the model, or a preset's name; "auto" is the preset whose shapes the file has.
+def released_state(
+    path: str | Path, config: VidTwinConfig | None = None
+) -> tuple[VidTwinConfig, dict[str, Tensor], dict[str, Tensor]]:
+    """The config (by default of the preset that fits), our parameters from a file in Microsoft's layout (.ckpt, .pt, .pth: torch;
+    .safetensors), and what is set aside, by its names.
 
     Strict: every tensor of the layout must be there in its shape, and nothing else but `loss.*`. Position tables may be missing
-    (they follow from the config) but may not differ by more than rounding. What the model does not take its weights from (`loss.*`,
-    the five unused tensors, the tables) is kept in `model.set_aside`, from where `export_released` writes it back: a float32 file
-    makes the round trip bit for bit.
+    (they follow from the config) but may not differ by more than rounding.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not such a checkpoint, tensors that do not fit `config` (all differences are counted, the first ones named),
-            a config that the layout cannot hold, or a pickle with anything but tensors and plain data; nothing of it has run.
+        FileNotFoundError, ValueError: as `loading.load_released`.
     """
     tensors = read_released(path)
-    if config == "auto":
+    if config is None:
         stated = {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith("loss.")}
-        config = next((other for other in released_presets().values() if _fits(stated, other)), preset("released"))
-    config = preset(config) if isinstance(config, str) else config
+        config = next((other for other in released_presets().values() if _fits(stated, other)), released_presets()["released"])
     try:
         expected = released_shapes(config)
     except ValueError as error:
@@ -163,49 +155,17 @@ def load_released(path: str | Path, config: str | VidTwinConfig = "auto") -> Vid
         refuse_differences(expected, shapes, str(path), remedy)
     tables = position_tables(config)
     for name, table in tables.items():
-        found.setdefault(name, table)
-    for name, table in tables.items():
-        if not torch.allclose(found[name].double(), table, rtol=0, atol=1e-3):
+        if not torch.allclose(found.setdefault(name, table).double(), table, rtol=0, atol=1e-3):
             raise ValueError(f"{path}: {name} is not the position table of this config; the file is of another model")
-
-    with Uninitialized():
-        model = VidTwin(config)
-    model.load_state_dict(own_float32({name: found[released_name(name)] for name in model.state_dict()}), assign=True)
-    used = {released_name(name) for name in model.state_dict()}
-    model.set_aside = {name: tensor for name, tensor in tensors.items() if name not in used}
-    return model.eval()
+    names = {name: released_name(name) for name in parameter_shapes(config)}
+    aside = {name: tensor for name, tensor in tensors.items() if name not in names.values()}
+    return config, {name: found[released] for name, released in names.items()}, aside
 
 
 def _fits(shapes: dict[str, tuple[int, ...]], config: VidTwinConfig) -> bool:
     """Whether these are the shapes of a config; tables of positions may be missing."""
     expected = released_shapes(config)
     return {name: expected[name] for name in TABLES} | shapes == expected
-
-
-def export_released(model: VidTwin, path: str | Path) -> None:
-    """Write a model in Microsoft's layout: .safetensors, or .ckpt with the tensors under `state_dict`.
-
-    The unused tensors and `loss.*` are those that `load_released` set aside; for other models the unused tensors are zeros and
-    `loss.*` is left out.
-
-    Raises:
-        ValueError: another suffix, or a config that the released code cannot hold (`released_shapes`).
-        OSError: the file cannot be written.
-    """
-    config, path = model.config, Path(path)
-    if path.suffix not in (".ckpt", ".safetensors"):
-        raise ValueError(f"{path}: name the output .ckpt or .safetensors")
-    shapes = released_shapes(config)
-    tensors = {name: torch.zeros(shape) for name, shape in unused_shapes(config).items()}
-    tensors |= position_tables(config) | model.set_aside
-    tensors |= {released_name(name): t.detach().cpu() for name, t in model.state_dict().items()}
-    assert set(shapes) <= set(tensors)
-    with tensor_output(path) as partial:
-        if path.suffix == ".safetensors":
-            copies = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}  # no shared storage
-            save_file(copies, partial, metadata={"format": "pt"})
-        else:
-            torch.save({"state_dict": tensors}, partial)
 
 
 def read_released(path: str | Path) -> dict[str, Tensor]:

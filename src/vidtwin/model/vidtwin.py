@@ -7,12 +7,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vidtwin.model.ablations import dynamics_decoder, dynamics_encoder, structure_qformer
-from vidtwin.model.backbone import Decoder, Encoder
-from vidtwin.model.checkpoint import Checkpointed
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
-from vidtwin.model.structure import StructureDecoder, StructureEncoder
+from vidtwin.model.parts import parts
+from vidtwin.model.pretrained import Checkpointed
 
 Part = Literal["structure", "dynamics"]
 RANGE_SLACK = 1e-3  # above the rounding of float16 near 1
@@ -38,17 +36,9 @@ class VidTwin(nn.Module, Checkpointed):
         super().__init__()
         self.config = config
         self.set_aside: dict[str, Tensor] = {}  # what a checkpoint in another layout held besides; not computed with
-        f, (h, w), c = config.frames, config.grid, config.hidden
-        n_q, d_q, d_S = config.num_queries, config.query_dim, config.structure_channels
-        backbone = f, h, w, config.patch, c, config.depth, config.heads, config.temporal_attention == "causal"
-        qformer = structure_qformer(config)
-
-        self.encoder = Encoder(*backbone)
-        self.structure_encoder = StructureEncoder(qformer, d_q, d_S, config.structure_downsamples, config.structure_width)
-        self.dynamics_encoder = dynamics_encoder(config)
-        self.structure_decoder = StructureDecoder(f, h, w, c, n_q, d_q, d_S, config.structure_downsamples, config.structure_width)
-        self.dynamics_decoder = dynamics_decoder(config)
-        self.decoder = Decoder(*backbone)
+        modules = parts(config)
+        self.encoder, self.structure_encoder, self.dynamics_encoder = modules[:3]
+        self.structure_decoder, self.dynamics_decoder, self.decoder = modules[3:]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "VidTwin":
         """`to`, `bfloat16`, `half`: what has fewer than 32 bits is the weights of the transformers' products, nothing else.

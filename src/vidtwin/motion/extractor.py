@@ -21,6 +21,7 @@ from vidtwin.model.checkpoint import shipped_names, weights_hash
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.loading import load_weights
+from vidtwin.model.pretrained import as_device
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.motion.frames import FRAME_RULES, Windows, check_choice, check_count, frame_indices
 from vidtwin.motion.inputs import as_frames, to_unit
@@ -68,7 +69,7 @@ class MotionExtractor:
         frames: Literal["floor", "round", "stride"] = "floor",
         resize: Literal["crop", "squash", "pad"] = "crop",
         *,
-        config: str | VidTwinConfig = "released",
+        config: str | VidTwinConfig = "auto",
         device: str | torch.device = "cpu",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         batch_size: int = 1,
@@ -83,7 +84,7 @@ class MotionExtractor:
             if frames != "stride":
                 raise ValueError(f"stride={stride}: is of frames='stride', not of frames={frames!r}; leave it out")
         self.layout, self.frames, self.resize, self.stride = layout, frames, resize, stride
-        self.dtype, self.batch_size, self.device = dtype, batch_size, _device(device)
+        self.dtype, self.batch_size, self.device = dtype, batch_size, as_device(device)
         model = _own_copy(weights) if isinstance(weights, VidTwin) else load_weights(weights, config)
         check_layout(layout, model.config)
         self.config = model.config
@@ -190,7 +191,7 @@ class MotionExtractor:
         record: dict[str, Any],
         weights: VidTwin | str | Path | None = None,
         *,
-        config: str | VidTwinConfig = "released",
+        config: str | VidTwinConfig = "auto",
         device: str | torch.device | None = None,
     ) -> "MotionExtractor":
         """The extractor that made a record, on the record's kind of device unless another is named.
@@ -333,15 +334,3 @@ def _name(weights: VidTwin | str | Path) -> str:
     if isinstance(weights, VidTwin):
         return "unnamed"
     return str(weights) if str(weights) in shipped_names() or not Path(weights).exists() else Path(weights).resolve().name
-
-
-def _device(name: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device={name!r}: unknown; use 'cpu', 'cuda' or 'mps'") from None
-    if (device.type == "cuda" and not torch.cuda.is_available()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise ValueError(f"device={str(name)!r}: there is none here; use device='cpu'")
-    return device

@@ -1,15 +1,14 @@
 """How a model starts: near its posterior's mean, on the principal components of patches, or from trained weights."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from vidtwin.model.config import VidTwinConfig
+from vidtwin.model.hub import find_weights
 from vidtwin.model.qformer import QFormer
-from vidtwin.model.released import RELEASED_SUFFIXES, load_released
 from vidtwin.model.vidtwin import VidTwin
 
 TO_FRAMES = "structure_decoder.to_frames."
@@ -79,10 +78,12 @@ def trained_weights(name: str, config: VidTwinConfig) -> VidTwin:
     Raises:
         FileNotFoundError, ValueError: as `VidTwin.from_pretrained`, `load_released` and `inflated`.
     """
-    if Path(name).suffix in RELEASED_SUFFIXES and not Path(name).is_dir():
-        return load_released(name, config)
+    path = find_weights(name)
+    trained = VidTwin.from_pretrained(path, config=config)
+    if path.is_file():
+        return trained
     model = VidTwin(config)
-    model.load_state_dict(inflated(VidTwin.from_pretrained(name), config))
+    model.load_state_dict(inflated(trained, config))
     return model
 
 

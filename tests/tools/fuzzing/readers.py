@@ -20,8 +20,7 @@ from vidtwin.cli.inspection import describe
 from vidtwin.latents.file import LatentVideo, LatentWriter, partial_path
 from vidtwin.latents.records import PREFIX
 from vidtwin.latents.stream import Header
-from vidtwin.model.loading import load_weights
-from vidtwin.model.released import load_released
+from vidtwin.model.loading import load_released, load_weights
 from vidtwin.training.recipe import read_recipe
 from vidtwin.video.read.decode import TarMember, VideoFile, VideoWarning
 from vidtwin.video.read.reader import frame_count, iter_frames, probe, read_clip
