@@ -57,8 +57,8 @@ def test_a_folder_around_weights_is_answered_with_the_weights(weights, tmp_path)
     for name, meant in ((tmp_path / "run", tmp_path / "run" / "model"), ("sprites", SHIPPED / "sprites" / "autoencoder")):
         with pytest.raises(FileNotFoundError, match=f"did you mean {meant}\\?"):
             VidTwin.from_pretrained(name)
-    with pytest.raises(FileNotFoundError, match="weights 'released': a preset, whose weights are not shipped; give"):
-        VidTwin.from_pretrained("released")
+    with pytest.raises(FileNotFoundError, match="weights 'large': a preset, whose weights are not shipped; give"):
+        VidTwin.from_pretrained("large")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
