@@ -58,9 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("test", type=Path, help="folder with the test videos")
     parser.add_argument("--size", choices=tuple(PRESETS), default="tiny", help="preset of the full model (default: tiny)")
     parser.add_argument("--steps", type=int, required=True, help="training steps of each variant")
-    parser.add_argument(
-        "--recipe", type=Path, default=ROOT / "recipes/tiny-ablations.yaml", help="its model and init_from are not used"
-    )
+    parser.add_argument("--recipe", default="tiny-ablations", help="its model and init_from are not used")
     parser.add_argument("--batch-size", type=int, help="clips a step (default: the recipe's)")
     parser.add_argument("--variants", nargs="+", choices=tuple(WHAT), default=list(WHAT), help="default: all")
     parser.add_argument("--out", type=Path, help="folder of the training runs (default: runs/ablations-SIZE)")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.linear_start TRAINING_VIDEOS TEST_VIDEOS [--out FOLDER] [--recipes tiny mini]
 
-Fits `initialization: linear` of recipes/NAME.yaml to clips of the training videos, and scores every clip of the test videos as
+Fits `initialization: linear` of the recipe NAME to clips of the training videos, and scores every clip of the test videos as
 `vidtwin evaluate` does, but for clamping. Leaves the models in FOLDER/NAME. Writes results/linear-start.json and .md.
 """
 
@@ -37,9 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = {}
     for name in options.recipes:
-        recipe: Recipe = read_recipe(
-            f"recipes/{name}.yaml", train_videos=options.training_videos, validation_videos=options.test_videos
-        )
+        recipe: Recipe = read_recipe(name, train_videos=options.training_videos, validation_videos=options.test_videos)
         found[name] = measured(recipe, options.test_videos, options.out / name)
         print(name, found[name], flush=True)
     write_results("linear-start", {"setting": setting("cpu", arguments), "models": found})

@@ -1,4 +1,4 @@
-"""What of recipes/tiny.yaml matters: each choice changed alone, trained for as many steps on the same clips.
+"""What of the recipe `tiny` matters: each choice changed alone, trained for as many steps on the same clips.
 
     python -m benchmarks.recipe_comparison TRAINING_VIDEOS VALIDATION_VIDEOS [--steps 300] [--only NAME ...]
 
@@ -22,7 +22,7 @@ from vidtwin.training.autoencoder import train
 from vidtwin.training.log import LOG
 from vidtwin.training.recipe import Recipe, read_recipe
 
-RECIPE = "recipes/tiny.yaml"
+RECIPE = "tiny"
 
 
 def changes(recipe: Recipe) -> dict[str, dict[str, Any]]:

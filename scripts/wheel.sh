@@ -15,6 +15,7 @@ cd "$elsewhere"
 "$elsewhere/venv/bin/pip" install --quiet --constraint "$repository/constraints.txt" "$repository"/build/dist/*.whl
 "$elsewhere/venv/bin/pip" check
 "$elsewhere/venv/bin/vidtwin" --version
+"$elsewhere/venv/bin/vidtwin" recipes tiny > /dev/null
 "$elsewhere/venv/bin/vidtwin" reconstruct --out "$elsewhere/out.mp4"
 "$elsewhere/venv/bin/python" -c 'from vidtwin import VidTwinPipeline; VidTwinPipeline.from_pretrained("sprites")'
 tar -tzf "$repository"/build/dist/*.tar.gz > listing

@@ -122,5 +122,5 @@ def test_recipes_that_are_well_formed_and_wrong_are_one_line(tmp_path, line):
 
 
 def test_a_missing_recipe_says_where_recipes_are():
-    with pytest.raises(FileNotFoundError, match="recipes/tiny.yaml: no such file; .* source repository"):
+    with pytest.raises(FileNotFoundError, match=r"recipes/tiny.yaml: no such recipe \(did you mean tiny\?\); .* lists"):
         read_recipe("nowhere/recipes/tiny.yaml", Recipe)

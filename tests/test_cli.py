@@ -279,8 +279,8 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["reconstruct", "CLIP", "-o", "CLIP"], 2, "is the input"),
         (["swap", "--structure", "none.mp4", "--dynamics", "CLIP", "-o", "CLIP"], 2, "is the input"),
         (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
-        (["train", "none.yaml"], 1, "no such recipe; recipes are YAML files, see recipes/tiny.yaml"),
-        (["train-generator", "none.yaml"], 1, "no such recipe; recipes are YAML files, see recipes/generator-tiny.yaml"),
+        (["train", "none.yaml"], 1, "none.yaml: no such recipe; give a YAML file, or the name of a shipped one"),
+        (["train-generator", "none.yaml"], 1, "none.yaml: no such recipe; give a YAML file, or the name of a shipped one"),
         (["dance"], 2, "dance"),
     ],
 )

@@ -12,7 +12,7 @@ from vidtwin.training.recipe import RunRecipe, read_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "generation.md").read_text()
-RECIPES = sorted((ROOT / "recipes").glob("generator-*.yaml"))
+RECIPES = sorted((ROOT / "src/vidtwin/recipes").glob("generator-*.yaml"))
 
 
 def test_every_key_is_listed_with_its_default():
@@ -32,7 +32,7 @@ def test_the_recipes_are_read_and_named():
 
 
 def test_the_paper_s_recipe_has_what_the_paper_says():
-    recipe = read_recipe(ROOT / "recipes" / "generator-paper.yaml", GeneratorRecipe)
+    recipe = read_recipe(ROOT / "src/vidtwin/recipes" / "generator-paper.yaml", GeneratorRecipe)
     assert (recipe.method, recipe.class_dropout, recipe.warmup_steps, recipe.betas) == ("ddim", 0.2, 10_000, (0.9, 0.999))
 
 

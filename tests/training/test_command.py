@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -48,6 +49,12 @@ def test_what_cannot_be_trained_is_one_line(refused, changes, message):
     assert message in refused(1, **changes)
 
 
+def test_settings_are_refused_in_the_words_of_the_command_line(recipe, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe.to_dict()))
+    assert main(["train", str(tmp_path / "r.yaml"), "--set", "steps=1", "--set", "loss.kl"]) == 1
+    assert capsys.readouterr().err == "vidtwin: error: --set loss.kl: expected key=value, as in loss.kl=0.001\n"
+
+
 def test_files_that_are_missing_or_no_recipes_are_one_line(tmp_path, capsys):
     assert main(["train", str(tmp_path / "no.yaml")]) == 1
     assert "no.yaml: no such recipe" in capsys.readouterr().err
@@ -69,9 +76,27 @@ def test_options_replace_the_recipes_keys(recipe, tmp_path, capsys):
     folder = recipe.train_videos
     values = replace(recipe, train_videos="nowhere", validation_videos="nowhere", steps=9).to_dict()
     (tmp_path / "r.yaml").write_text(json.dumps(values))
-    options = ["--train-videos", folder, "--validation-videos", folder, "--steps", "1", "--seed", "5", "--device", "cpu"]
+    options = [
+        "--train-videos",
+        folder,
+        "--validation-videos",
+        folder,
+        "--steps",
+        "1",
+        "--seed",
+        "5",
+        "--device",
+        "cpu",
+        "--set",
+        "log_every=1",
+    ]
     assert main(["train", str(tmp_path / "r.yaml"), *options, "--out", str(tmp_path / "run")]) == 0
-    assert f"trained 1 steps; the model is in {tmp_path / 'run' / 'model'}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(
+        rf"^2 recordings of {folder}, 2 clips to validate on; [\d,]+ parameters; cpu, 1 process; 1 steps of 2$", said, re.M
+    )
+    assert f"trained 1 steps; the model is in {tmp_path / 'run' / 'model'}" in said
+    assert "log_every: 1\n" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert "seed: 5" in (tmp_path / "run" / "recipe.yaml").read_text()
 
 

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from vidtwin import VidTwinConfig
+from vidtwin.training.generator_recipe import GeneratorRecipe
 from vidtwin.training.recipe import Recipe, read_recipe
 
 
@@ -23,10 +26,61 @@ def test_every_key_is_read_and_overrides_win(write):
     assert read_recipe(write(**(recipe.to_dict() | {"loss": {"kl": 1.0}}))) == recipe
 
 
-def test_the_shipped_recipe_is_valid():
-    recipe = read_recipe("recipes/tiny.yaml", train_videos="a", validation_videos="b")
+@pytest.mark.parametrize("given", ["tiny", "tiny.yaml", "recipes/tiny.yaml", Path("tiny")])
+def test_a_shipped_recipe_has_a_name(given):
+    recipe = read_recipe(given, train_videos="a", validation_videos="b")
     assert isinstance(recipe, Recipe)
     assert recipe.config.compression_rate < 0.005
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text("model: tiny\ntrain_videos: a\nvalidation_videos: b\nperceptual: none\nsteps: 3\n")
+    assert read_recipe("tiny.yaml").steps == 3
+    assert read_recipe("tiny", train_videos="a", validation_videos="b").steps == 520
+
+
+def test_settings_replace_keys_and_are_checked_as_them(write):
+    settings = ["steps=7", "loss.kl=1e-3", "betas=[0.5, 0.6]", "sample_fps=null", "discriminator.start=5"]
+    recipe = read_recipe(write(sample_fps=8, loss={"l2": 2.0}), Recipe, settings)
+    assert (recipe.steps, recipe.loss.kl, recipe.loss.l2, recipe.betas, recipe.sample_fps) == (7, 1e-3, 2.0, (0.5, 0.6), None)
+    assert recipe.discriminator is not None and recipe.discriminator.start == 5
+    assert read_recipe(write(), Recipe, ["rate_factors.encoder.head=2.0"]).rate_factors == {"encoder.head": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("steps", "settings='steps': expected key=value"),
+        ("=3", "settings='=3': expected key=value"),
+        ("loss.=3", "settings='loss.=3': expected key=value"),
+        ("steps=[", "settings='steps=.': not valid YAML"),
+        ("model.depth=3", "model is 'tiny', not a mapping; set model as a whole"),
+        ("seed=5", "seed is given twice"),
+        ("stepss=3", "unknown key stepss; the nearest known one is steps"),
+        ("loss.kk=3", "unknown key loss.kk; the nearest known one is loss.kl"),
+        ("steps=many", "steps='many': expected"),
+        ("steps=0", "steps=0: must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_named(write, setting, message):
+    with pytest.raises(ValueError, match=message):
+        read_recipe(write(model="tiny"), Recipe, [setting], seed=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "near"), [("tinny", "tiny"), ("recipes/finetun.yaml", "finetune"), ("other/paper.yaml", "paper")]
+)
+def test_an_unknown_name_gives_the_nearest(given, near):
+    with pytest.raises(FileNotFoundError, match=rf"{given}: no such recipe \(did you mean {near}\?\)"):
+        read_recipe(given)
+
+
+def test_a_recipe_of_the_other_kind_is_named():
+    with pytest.raises(ValueError, match="generator-tiny: unknown key .*; generator-tiny is a recipe of generators"):
+        read_recipe("generator-tiny")
+    with pytest.raises(ValueError, match="tiny: unknown key .*; tiny is a recipe of autoencoders"):
+        read_recipe("tiny", GeneratorRecipe)
 
 
 def test_a_model_can_be_given_by_its_fields(write):

@@ -10,14 +10,17 @@ import yaml
 
 from tests.conftest import seeded_model
 from vidtwin import VidTwinConfig, preset
+from vidtwin.cli import main
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.ablations import ablations
 from vidtwin.training.autoencoder_state import AutoencoderState
+from vidtwin.training.initialize import trained_weights
 from vidtwin.training.optimization import make_accelerator
 from vidtwin.training.recipe import DiscriminatorRecipe, Recipe, read_recipe
+from vidtwin.training.shipped import RECIPES, shipped_recipes
 
 ROOT = Path(__file__).parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "recipes").iterdir() if not path.stem.startswith("generator-"))
+NAMES = sorted(path.stem for path in (ROOT / "src/vidtwin/recipes").iterdir() if not path.stem.startswith("generator-"))
 PAGE = (ROOT / "docs/training.md").read_text()
 RATES = {  # percent; the paper calls 0.2152 "0.21"
     "paper": "0.2046", "paper-0.21": "0.2152", "paper-0.17": "0.1721", "rate-0.11": "0.1116", "rate-0.16": "0.1628",
@@ -28,15 +31,15 @@ OF_THE_PAPER = [name for name in NAMES if name.startswith(("paper", "rate", "abl
 
 
 def recipe(name: str) -> Recipe:
-    return read_recipe(ROOT / f"recipes/{name}.yaml", train_videos="a", validation_videos="b")
+    return read_recipe(ROOT / f"src/vidtwin/recipes/{name}.yaml", train_videos="a", validation_videos="b")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_reads_and_its_head_gives_its_command(name):
     assert recipe(name).config.height == (64 if name == "sprites" else 224)
-    head = (ROOT / f"recipes/{name}.yaml").read_text().split("\nmodel:")[0]
+    head = (ROOT / f"src/vidtwin/recipes/{name}.yaml").read_text().split("\nmodel:")[0]
     assert all(line.startswith("#") for line in head.splitlines())
-    assert f"vidtwin train recipes/{name}.yaml " in head
+    assert f"vidtwin train {name} " in head
     assert f"--out runs/{name}\n" in head + "\n"
 
 
@@ -44,7 +47,7 @@ def test_each_reads_and_its_head_gives_its_command(name):
 def test_the_rate_is_the_one_of_the_name(name, percent):
     config = recipe(name).config
     assert f"{config.compression_rate:.4%}" == f"{percent}%"
-    text = (ROOT / f"recipes/{name}.yaml").read_text()
+    text = (ROOT / f"src/vidtwin/recipes/{name}.yaml").read_text()
     values = re.findall(r"(\d+) latent values", text)
     assert str(config.latent_values) in (values or [str(config.latent_values)])
     if name.startswith("rate-"):
@@ -102,6 +105,23 @@ def test_the_finetuned_checkpoint_gives_its_perceptual_weights_too():
     found = recipe("finetune")
     assert found.init_from == found.perceptual_weights == "released"
     assert found.config == VidTwinConfig()
+
+
+def test_the_list_says_what_each_trains_on_what_how_long_and_how_well(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    found = {recipe.name for recipe in shipped_recipes()}
+    assert found == {path.stem for path in RECIPES.iterdir()}
+    for name in found:
+        assert re.search(rf"^{re.escape(name)}: .+\n    data   .+\n    time   .+\n    score  .+\n", listed, flags=re.MULTILINE)
+    assert main(["recipes", "tiny"]) == 0
+    assert capsys.readouterr().out == (RECIPES / "tiny.yaml").read_text()
+
+
+def test_the_small_fine_tuning_starts_from_the_shipped_weights():
+    found = recipe("finetune-small")
+    assert found.init_from == "tiny"
+    assert found.config == trained_weights("tiny", found.config).config
 
 
 def test_the_page_lists_every_key_with_its_default():

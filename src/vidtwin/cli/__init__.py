@@ -22,7 +22,7 @@ from vidtwin.cli.evaluating import analyze_command, evaluate_command
 from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
 from vidtwin.cli.messages import in_flags, printing_safely
 from vidtwin.cli.options import UsageError
-from vidtwin.cli.training import train_command
+from vidtwin.cli.training import recipes_command, train_command
 from vidtwin.cli.videos import decode_command, encode_command, interpolate_command, reconstruct_command, swap_command
 from vidtwin.cli.weights import benchmark_command, convert_command, export_command, info_command
 from vidtwin.files import printable
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert_command,
     "export": export_command,
     "train": train_command,
+    "recipes": recipes_command,
     "check-data": check_data_command,
     "encode-dataset": encode_dataset_command,
     "draw-sprites": draw_sprites_command,

@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, UsageError, device_of
+from vidtwin.cli.options import Device, Output, Settings, UsageError, device_of
 from vidtwin.generation.config import GUIDANCE
 
 
@@ -39,6 +39,7 @@ def train_generator_command(
     steps: int | None = None,
     device: Device = "auto",
     seed: int | None = None,
+    set: Settings = (),
     wandb: str | None = None,
 ) -> None:
     """Train a generator on the latents of a data set; the same command goes on where a stopped run was.
@@ -46,7 +47,7 @@ def train_generator_command(
     On several devices: accelerate launch -m vidtwin train-generator RECIPE ..., or torchrun --nproc-per-node N -m vidtwin ...
 
     Args:
-        recipe: a YAML file; recipes/generator-sprites.yaml explains the keys by example.
+        recipe: a shipped recipe (generator-tiny; `vidtwin recipes` lists them), or a YAML file.
         out: folder of the run: checkpoints, logs, samples, and the generator.
         latents: in place of the recipe's: what `vidtwin encode-dataset` wrote.
         validation_latents: the same for validation.
@@ -54,6 +55,7 @@ def train_generator_command(
         steps: in place of the recipe's.
         device: auto is cuda if there is one, else cpu.
         seed: in place of the recipe's.
+        set: another key of the recipe, as in --set method=flow; may be given several times.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
     try:
@@ -65,6 +67,7 @@ def train_generator_command(
     plan = read_recipe(
         recipe,
         GeneratorRecipe,
+        set,
         latents=latents,
         validation_latents=validation_latents,
         autoencoder=autoencoder,

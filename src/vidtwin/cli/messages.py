@@ -11,7 +11,8 @@ from tyro.conf import Positional
 
 from vidtwin.files import printable
 
-OTHERWISE = {"check_db": "check", "stored": "store", "cameras": "camera"}  # arguments of the library whose flags have other names
+# Arguments of the library whose flags have other names.
+OTHERWISE = {"check_db": "check", "stored": "store", "cameras": "camera", "settings": "set"}
 ARGUMENT = re.compile(r"""(?<![^\s(])(\w+)=('[^']*'|"[^"]*"|[\w.+-]+)(?=[\s:;,)]|$)""")
 
 OF_BARS = re.compile(r"\n*(\x1b\[A)*")  # how tqdm goes to the line of another bar

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TextIO
 
 import torch
 from tqdm import tqdm
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from vidtwin.files import check_writable, printable
 from vidtwin.inference import decode as writing
@@ -28,6 +28,7 @@ Backend = Literal["torch", "onnx"]
 Policy = Literal["crop", "squash", "pad", "tile"]
 Codec = Literal["auto", "h264", "hevc", "vp9", "av1", "ffv1", "png"]
 Output = Annotated[Path, arg(aliases=["-o"])]
+Settings = Annotated[tuple[str, ...], arg(metavar="KEY=VALUE"), UseAppendAction]
 
 
 class UsageError(ValueError):

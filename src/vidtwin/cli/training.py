@@ -1,11 +1,11 @@
-"""The command for training."""
+"""Commands on training: train, recipes."""
 
 from pathlib import Path
 
 import torch
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, UsageError, device_of
+from vidtwin.cli.options import Device, Output, Settings, UsageError, device_of
 
 
 def train_command(
@@ -17,6 +17,7 @@ def train_command(
     device: Device = "auto",
     seed: int | None = None,
     init_from: str | None = None,
+    set: Settings = (),
     wandb: str | None = None,
 ) -> None:
     """Train an autoencoder as a recipe says; the same command goes on where a stopped run was.
@@ -24,7 +25,7 @@ def train_command(
     On several devices: accelerate launch -m vidtwin train RECIPE ..., or torchrun --nproc-per-node N -m vidtwin train RECIPE ...
 
     Args:
-        recipe: a YAML file; recipes/tiny.yaml explains the keys by example.
+        recipe: a shipped recipe (tiny; `vidtwin recipes` lists them), or a YAML file.
         out: folder of the run: checkpoints, logs, and the model.
         train_videos: in place of the recipe's: a folder, a .csv with a column "videos", a .txt list, WebDataset tars
             (shards-{000..010}.tar), or a LeRobot data set.
@@ -33,6 +34,7 @@ def train_command(
         device: auto is cuda if there is one, else cpu.
         seed: in place of the recipe's.
         init_from: weights to start from, in place of the recipe's.
+        set: another key of the recipe, as in --set loss.kl=0.001; may be given several times.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
     try:
@@ -43,6 +45,7 @@ def train_command(
     plan = read_recipe(
         recipe,
         Recipe,
+        set,
         train_videos=train_videos,
         validation_videos=validation_videos,
         steps=steps,
@@ -53,3 +56,23 @@ def train_command(
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     print(f"{out}: trained {plan.steps} steps; the model is in {out / 'model'}")
+
+
+def recipes_command(name: Positional[str | None] = None) -> None:
+    """List the recipes that come with the package: what each trains, on which data, how long that takes, and the score to expect.
+
+    Args:
+        name: print this one as YAML instead, to write one of your own from it: vidtwin recipes tiny > mine.yaml
+    """
+    from vidtwin.training.shipped import find_recipe, shipped_recipes
+
+    if name is not None:
+        print(find_recipe(name).read_text(), end="")
+        return
+    for recipe in shipped_recipes():
+        print(f"{recipe.name}: {recipe.trains}")
+        for fact in ("data", "time", "score"):
+            print(f"    {fact:7}{getattr(recipe, fact)}")
+    print("\nNext: vidtwin train NAME --train-videos VIDEOS --validation-videos OTHERS")
+    print("      vidtwin train-generator generator-NAME --latents LATENTS")
+    print("      vidtwin recipes NAME, which prints one")

@@ -96,7 +96,8 @@ def _train(recipe: Recipe, out: Path, accelerator: Accelerator, progress: bool, 
             before["best"] = -math.inf
     elif run.centring is not None:
         run.centre_on(next(iter(DataLoader(clips, batch_sampler=[list(range(CENTRED_ON))], collate_fn=collated))))
-    train_steps(AutoencoderTask(run, checks, failures, out), clips, collated, out, before, progress, wandb)
+    words = f"{len(sources)} recordings of {in_line(recipe.train_videos)}, {len(checks)} clips to validate on"
+    train_steps(AutoencoderTask(run, checks, failures, out, words), clips, collated, out, before, progress, wandb)
     if len(failures) and first:
         tqdm.write(f"{len(failures)} of {len(sources)} recordings were passed over; the reasons are in {out / FAILURES}")
     return VidTwin.from_pretrained(out / MODEL)
@@ -107,13 +108,14 @@ class AutoencoderTask(Task):
 
     Args:
         checks: clips (N, 3, F, H, W) to validate on. failures: takes the recordings that are passed over. out: holds `best`.
+        data: what is trained on, in words.
     """
 
     shown = ("l1", "psnr", "kl")
 
-    def __init__(self, run: AutoencoderState, checks: Tensor, failures: FailureList, out: Path):
+    def __init__(self, run: AutoencoderState, checks: Tensor, failures: FailureList, out: Path, data: str):
         self.run: AutoencoderState = run
-        self.checks, self.failures, self.out = checks, failures, out
+        self.checks, self.failures, self.out, self.data = checks, failures, out, data
 
     def backward(self, batch: Batch | CoefficientBatch, step: int) -> dict[str, Tensor]:
         """Losses of the autoencoder, and of the discriminator from its start on; "data" is finite if the clips are."""

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vidtwin.files import locked
+from vidtwin.files import in_line, locked
 from vidtwin.frames.panels import side_by_side
 from vidtwin.generation.diffusion import add_noise, diffusion_loss
 from vidtwin.generation.dit import DiT
@@ -98,6 +98,8 @@ class GeneratorTask(Task):
 
     def __init__(self, recipe: GeneratorRecipe, run: Optimization, pipeline: VidTwinPipeline, checks: TrainingRows | None):
         self.recipe, self.run, self.pipeline, self.checks = recipe, run, pipeline, checks
+        classes = len(pipeline.classes)
+        self.data = f"latents of {in_line(recipe.latents)}, " + (f"{classes} classes" if classes else "no classes")
 
     def backward(self, batch: Examples, step: int) -> dict[str, Tensor]:
         """The losses of examples, and their gradients."""

@@ -48,7 +48,6 @@ class GeneratorRecipe(RunRecipe):
     validation_rows: int = 256
     sample_every: int | None = None
 
-    EXAMPLE: ClassVar[str] = "recipes/generator-tiny.yaml"
     RESUMABLE: ClassVar[frozenset[str]] = RunRecipe.RESUMABLE | {
         "latents",
         "validation_latents",

@@ -29,10 +29,12 @@ class Task(ABC):
 
     Attributes:
         shown: names of the values of a record beside the progress bar.
+        data: what is trained on, in words.
         run: what is trained. best: the validation of the best weights so far; checkpoints keep it.
     """
 
     shown: ClassVar[tuple[str, ...]]
+    data: str
     run: Optimization
     best = -math.inf
 
@@ -85,6 +87,11 @@ def train_steps(
         checkpoints.clear(out)
         with atomic_output(out / RECIPE) as partial:
             partial.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+
+        if progress:
+            weights = sum(parameter.numel() for parameter in run.network.parameters())
+            place = f"{accelerator.device.type}, {processes} process{'es' * (processes > 1)}"
+            tqdm.write(f"{task.data}; {weights:,} parameters; {place}; {recipe.steps} steps of {recipe.batch_size}")
 
     means, clock = Means(), Clock()
     bar = tqdm(total=recipe.steps, initial=step, unit="step", disable=not (progress and first))

@@ -1,17 +1,17 @@
 """A training recipe: a YAML file whose every key is read, and whose unknown keys are refused."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-import yaml
-
-from vidtwin.checked import build, plain, unique
+from vidtwin.checked import build
 from vidtwin.files import in_line
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.config import VidTwinConfig, preset
 from vidtwin.training.patches import block_side
+from vidtwin.training.shipped import RECIPES, describe, find_recipe
+from vidtwin.training.yaml_values import parse_yaml, put
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,6 @@ class RunRecipe:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
 
-    EXAMPLE: ClassVar[str] = "recipes/tiny.yaml"
     # What may differ when a run is resumed: where things are, how the run is carried out, when it ends. Not what a step does.
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
         {
@@ -265,47 +264,39 @@ class Recipe(RunRecipe):
 R = TypeVar("R", bound=RunRecipe)
 
 
-class _Loader(yaml.SafeLoader):
-    """Of YAML without keys that are there twice, and without aliases: a short file can nest them to a value that no memory holds
-    when it is printed. 1e-4 is a number, as in YAML 1.2."""
+def read_recipe(
+    given: str | Path,
+    kind: type[R] = Recipe,  # type: ignore[assignment]
+    settings: Sequence[str] = (),
+    **overrides: Any,
+) -> R:
+    """A recipe of a kind from a YAML file, or a shipped one by its name (`shipped.find_recipe`).
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name); write the value out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        return unique([(self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value])
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789"))
-
-
-def read_recipe(path: str | Path, kind: type[R] = Recipe, **overrides: Any) -> R:  # type: ignore[assignment]
-    """A recipe of a kind from a YAML file; `overrides` that are not None replace its keys.
+    Args:
+        settings: key=value in place of the file's, the value as YAML writes it; loss.kl=0.001 is a key of a mapping.
+        overrides: keys in place of the file's, where they are not None.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a YAML mapping, an unknown key (with the nearest known one), or a value of a wrong type.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file; recipes are YAML files: write one, or copy {kind.EXAMPLE} from vidtwin's source repository, "
-            "for an installed package holds none"
-        )
+    path = find_recipe(given)
     try:
-        values = plain(yaml.load(path.read_text(), _Loader))
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise ValueError(f"{path}: not valid YAML ({in_line(' '.join(str(error).split()))})") from None
+        values = parse_yaml(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: not a recipe; it must be a YAML mapping of keys to values")
-    values |= {key: value for key, value in overrides.items() if value is not None}
+        raise ValueError(f"{given}: not a recipe; it must be a YAML mapping of keys to values")
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    for setting in settings:
+        put(values, setting, overrides)
     try:
-        return build(kind, values)
+        return build(kind, values | overrides)
     except (ValueError, TypeError, OverflowError) as error:
         remedy = "; add it to the recipe or give it on the command line" if str(error).endswith(" is missing") else ""
-        raise ValueError(f"{path}: {in_line(error)}{remedy}") from None
+        if path.parent == RECIPES and describe(path).of_generator != (kind is not Recipe):
+            remedy = f"; {path.stem} is a recipe of {'generators' if kind is Recipe else 'autoencoders'}"
+        raise ValueError(f"{given}: {in_line(error)}{remedy}") from None
 
 
 def _at_least(recipe: Any, low: int, *names: str, prefix: str = "") -> None:

@@ -25,7 +25,7 @@ from vidtwin.model.latents import Latents
 from vidtwin.video.read.images import SUFFIXES
 
 ROOT = Path(__file__).parents[3]
-ASSETS, RECIPES = ROOT / "tests" / "assets", ROOT / "recipes"
+ASSETS, RECIPES = ROOT / "tests" / "assets", ROOT / "src/vidtwin/recipes"
 
 CONFIG = VidTwinConfig(
     frames=4, height=16, width=16, patch=8, hidden=8, depth=1, heads=2, num_queries=2, query_dim=8, query_layers=1, query_heads=2,
