@@ -1,5 +1,7 @@
 """The house rules that can be checked: imports point down, and importing the package is cheap."""
 
+import ast
+import re
 import subprocess
 import sys
 
@@ -23,6 +25,20 @@ def test_no_module_imports_itself_through_others():
     while leaves := {name for name, names in below.items() if not names & below.keys()}:
         below = {name: names for name, names in below.items() if name not in leaves}
     assert below == {}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SRC)))
+def test_files_and_functions_are_short_or_say_why_not(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or re.search(
+            r"\bLong (for|so)\b", ast.get_docstring(node) or ""
+        ):
+            continue
+        command = room_of(path) == "cli" and node.name.endswith("_command")  # whose signature and docstring are its help
+        first = node.body[1].lineno if command else node.lineno
+        assert node.end_lineno is not None and node.end_lineno - first < 60, node.name
 
 
 def test_every_room_is_in_the_plan():

@@ -16,7 +16,7 @@ from vidtwin.inference import decode, encode
 from vidtwin.inference import reconstruct as whole
 from vidtwin.inference.decode import Output
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.reconstruct import Report
+from vidtwin.inference.report import Report
 from vidtwin.latents.file import LatentVideo, is_latent_file
 from vidtwin.latents.stream import Identity, LatentStream
 from vidtwin.model.checkpoint import shipped_names

@@ -15,7 +15,8 @@ from tests.conftest import SMALL
 from vidtwin.inference.decode import Output, decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import Engine
-from vidtwin.inference.reconstruct import decode_row, interpolate, ordinal, plan_ssim, reconstruct, swap
+from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
+from vidtwin.inference.report import ordinal, plan_ssim
 from vidtwin.latents.file import LatentVideo
 from vidtwin.latents.stream import Identity
 from vidtwin.metrics import frame_ssim
@@ -89,7 +90,7 @@ def test_without_scores_nothing_is_computed_for_them(model, write, tmp_path, mon
 
     monkeypatch.setattr("vidtwin.inference.reconstruct.encode_stream", stream)
     whole = reconstruct(model, source, tmp_path / "scored.mp4")
-    monkeypatch.setattr("vidtwin.inference.reconstruct._scores", None)
+    monkeypatch.setattr("vidtwin.inference.report._scores", None)
     report = reconstruct(model, source, tmp_path / "out.mp4", score=False)
     assert (report.psnr, report.ssim, report.ssim_every) == (None, None, None)
     assert report.table().count("not measured, as asked") == 2
@@ -107,8 +108,8 @@ def test_ssim_of_every_third_frame(model, write, tmp_path, policy, monkeypatch):
     assert every.table().count(f"{'SSIM':14}{every.ssim:.4f}\n") == 1
 
     taken = []
-    monkeypatch.setattr("vidtwin.inference.reconstruct.frame_ssim", lambda x, y: taken.append(frame_ssim(x, y)) or taken[-1])
-    monkeypatch.setattr("vidtwin.inference.reconstruct.cores", lambda: 1)  # in their order
+    monkeypatch.setattr("vidtwin.inference.report.frame_ssim", lambda x, y: taken.append(frame_ssim(x, y)) or taken[-1])
+    monkeypatch.setattr("vidtwin.inference.report.cores", lambda: 1)  # in their order
     reconstruct(model, source, tmp_path / "out.mp4", policy=policy, overlap=2)
     all_of_them = taken.copy()
     taken.clear()

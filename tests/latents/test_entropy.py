@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.latents.test_file import header
-from vidtwin.latents.entropy import CENTRES, MOST_STEPS, SCALES, BinModel, LatentCoder, Moments, bin_masses, needs_constriction
+from vidtwin.latents.bins import CENTRES, SCALES, BinModel, bin_masses, needs_constriction
+from vidtwin.latents.entropy import MOST_STEPS, LatentCoder, Moments
 from vidtwin.latents.stream import Window
 from vidtwin.model.latents import Latents, Posterior
 

@@ -6,7 +6,7 @@ from typing import Literal
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Dtype, Output, UsageError, device_of, public_name
+from vidtwin.cli.options import Device, Dtype, Output, UsageError, counter, device_of, public_name
 from vidtwin.files import check_writable, write_json
 from vidtwin.latents.stream import Identity
 from vidtwin.model.loading import load_weights
@@ -35,12 +35,7 @@ def check_data_command(
 
     if json_out is not None:
         check_writable(json_out)
-    with tqdm(unit="recording", leave=False, disable=None) as shown:
-
-        def progress(done: int, total: int) -> None:
-            shown.total, shown.n = total, done
-            shown.refresh()
-
+    with counter("recording") as progress:
         report = check_data(source, frames, sample_fps, workers, progress, camera)
     print(report.table())
     if json_out is not None:

@@ -7,7 +7,7 @@ from typing import Literal
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, UsageError, check_output, device_of
+from vidtwin.cli.options import Device, Output, UsageError, check_output, counter, device_of
 from vidtwin.files import atomic_output, write_json
 from vidtwin.model.loading import load_weights
 
@@ -93,12 +93,7 @@ def evaluate_command(
     if fit is not None and "pca" in controls:
         pca = fit_patch_pca(training_clips(find_videos(fit), model.config), model.config.latent_values, seed)
     videos = [Path(data)] if Path(data).is_file() else find_videos(data)
-    with tqdm(unit="video", leave=False, disable=None) as shown:
-
-        def progress(done: int, total: int) -> None:
-            shown.total, shown.n = total, done
-            shown.refresh()
-
+    with counter("video") as progress:
         result = evaluate(
             model,
             videos,

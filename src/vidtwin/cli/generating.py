@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, Settings, UsageError, device_of
+from vidtwin.cli.options import Device, Output, Settings, UsageError, counter, device_of
 from vidtwin.generation.config import GUIDANCE
 
 
@@ -126,12 +126,7 @@ def generate_command(
     if structure is not None and dynamics is not None:
         raise UsageError("--structure and --dynamics: nothing is left to sample; vidtwin swap decodes two given ones")
     pipeline = VidTwinPipeline.from_pretrained(generator).to(device_of(device))
-    with tqdm(unit="step", leave=False, disable=None) as shown:
-
-        def progress(done: int, total: int) -> None:
-            shown.total, shown.n = total, done
-            shown.refresh()
-
+    with counter("step") as progress:
         try:
             made = generate(
                 pipeline,

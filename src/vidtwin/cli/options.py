@@ -172,6 +172,18 @@ def said_to(out: Path) -> TextIO:
 
 
 @contextmanager
+def counter(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that takes (done, total), on standard error, gone when done; none if that is not a terminal."""
+    with tqdm(unit=unit, leave=False, disable=None) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total, shown.n = total, done
+            shown.refresh()
+
+        yield progress
+
+
+@contextmanager
 def bar(total: int | None) -> Iterator[Callable[[int], object]]:
     """A progress bar over frames on standard error, gone when done; none if that is not a terminal."""
     with tqdm(total=total, unit="frame", leave=False, disable=None) as progress:

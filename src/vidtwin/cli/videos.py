@@ -32,7 +32,8 @@ from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import DECODER, ENCODER, Engine
 from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, swap
-from vidtwin.latents.entropy import check_step, needs_constriction
+from vidtwin.latents.bins import needs_constriction
+from vidtwin.latents.entropy import check_step
 from vidtwin.latents.file import SUFFIX, LatentVideo, is_latent_file
 from vidtwin.latents.stream import Header, Identity, LatentStream
 from vidtwin.model.checkpoint import shipped_names

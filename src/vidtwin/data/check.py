@@ -131,29 +131,15 @@ def check_data(
         files.setdefault(recording.file, []).append(recording)
     total = sum(map(len, files.values()))
 
-    parts: list[_Part] = []
-    bad: dict[str, list[tuple[str, str]]] = {"too short": [], "broken": [], "damaged": []}
-    slower = clips = done = 0
+    found, done = _Found(frames, sample_fps), 0
     for facts, here in zip(_in_order(_examine, files, workers), files.values(), strict=True):
         for recording in here:
-            if isinstance(facts, Exception) or recording.problem is not None:
-                bad["broken"].append((recording.name, recording.problem or recording.reason(ValueError(str(facts)))))
-                continue
-            part = _Part.of(facts, recording)
-            needed = (frames - 1) * (1 if sample_fps is None else frame_interval(facts.fps, sample_fps)) + 1
-            if part.frames < needed:
-                bad["too short"].append((recording.name, f"{part.frames} frames, a clip needs {needed}"))
-            if recording.length not in (None, part.frames):
-                bad["damaged"].append((recording.name, f"has {part.frames} frames, the data set says {recording.length}"))
-            elif facts.damage:
-                bad["damaged"].append((recording.name, recording.reason(facts.damage)))
-            slower += sample_fps is not None and facts.fps < sample_fps
-            clips += part.frames // needed
-            parts.append(part)
+            found.add(facts, recording)
         done += len(here)
         if progress is not None:
             progress(done, total)
 
+    parts, bad = found.parts, found.bad
     seconds, cuts = sum(part.seconds for part in parts), sum(part.cuts for part in parts)
     return DataReport(
         source=str(source),
@@ -161,13 +147,13 @@ def check_data(
         sample_fps=sample_fps,
         recordings=total,
         usable=len(parts) - len(bad["too short"]),
-        slower=slower,
+        slower=found.slower,
         too_short=tuple(bad["too short"]),
         broken=tuple(bad["broken"]),
         damaged=tuple(bad["damaged"]),
         frames=sum(part.frames for part in parts),
         hours=seconds / 3600,
-        clips=clips,
+        clips=found.clips,
         width=_spread([part.width for part in parts]),
         height=_spread([part.height for part in parts]),
         fps=_spread([part.fps for part in parts]),
@@ -225,6 +211,33 @@ def _examine(file: File) -> _Facts | Exception:
         return _Facts(info.width, info.height, info.fps, np.array(times), [] if damage else cuts, damage)
     except (ValueError, OSError) as error:
         return ValueError(str(error))  # as it is, it need not survive the way out of a worker
+
+
+class _Found:
+    """What the recordings so far are, held against what a clip needs."""
+
+    def __init__(self, frames: int, sample_fps: float | None):
+        self.frames, self.sample_fps = frames, sample_fps
+        self.parts: list[_Part] = []
+        self.bad: dict[str, list[tuple[str, str]]] = {"too short": [], "broken": [], "damaged": []}
+        self.slower = self.clips = 0
+
+    def add(self, facts: _Facts | Exception, recording: Recording) -> None:
+        """Take in a recording, and what decoding its file gave."""
+        if isinstance(facts, Exception) or recording.problem is not None:
+            self.bad["broken"].append((recording.name, recording.problem or recording.reason(ValueError(str(facts)))))
+            return
+        part = _Part.of(facts, recording)
+        needed = (self.frames - 1) * (1 if self.sample_fps is None else frame_interval(facts.fps, self.sample_fps)) + 1
+        if part.frames < needed:
+            self.bad["too short"].append((recording.name, f"{part.frames} frames, a clip needs {needed}"))
+        if recording.length not in (None, part.frames):
+            self.bad["damaged"].append((recording.name, f"has {part.frames} frames, the data set says {recording.length}"))
+        elif facts.damage:
+            self.bad["damaged"].append((recording.name, recording.reason(facts.damage)))
+        self.slower += self.sample_fps is not None and facts.fps < self.sample_fps
+        self.clips += part.frames // needed
+        self.parts.append(part)
 
 
 def _in_order(examine: Callable[[File], _Facts | Exception], files: Iterable[File], workers: int) -> Iterator[_Facts | Exception]:

@@ -17,7 +17,8 @@ from vidtwin.evaluation.fvd import I3D_REMEDY, frechet_distance, kernel_distance
 from vidtwin.evaluation.results import Result, list_hash
 from vidtwin.evaluation.scoring import Code, Control, LatentChoice, Networks, Rules, Scored, Scorer, Tail, evaluation_clips
 from vidtwin.evaluation.workers import Workers
-from vidtwin.latents.entropy import LatentCoder, Moments, needs_constriction
+from vidtwin.latents.bins import needs_constriction
+from vidtwin.latents.entropy import LatentCoder, Moments
 from vidtwin.losses.lpips import REMEDY as LPIPS_REMEDY
 from vidtwin.losses.ms_ssim import TOO_SMALL
 from vidtwin.model.checkpoint import weights_hash
@@ -55,7 +56,7 @@ def evaluate(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Result:
-    """Reconstruct every clip of the videos and score the full decoding and each branch's share of it.
+    """Reconstruct every clip of the videos and score the full decoding and each branch's share of it. Long for its arguments.
 
     The videos are read twice: first to encode, then, when the mean of each latent over all clips is known, to decode.
     A video that cannot be read, or that gives no clip, is listed under `failures` and counts nowhere. With a single

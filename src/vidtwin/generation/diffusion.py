@@ -138,6 +138,25 @@ def ddim_step(process: Process, x: Tensor, x_0: Tensor, level: float, following:
     return less_signal * x_0 + less / amount * (x - signal * x_0)
 
 
+def _check_sampling(steps: int, guidance: float, interval: tuple[float, float]) -> None:
+    """Refuse what sampling cannot be asked for."""
+    if not 1 <= steps <= STEPS:
+        raise ValueError(f"num_inference_steps={steps}: give 1 to {STEPS}")
+    if not 0 <= interval[0] < interval[1] <= 1:
+        raise ValueError(f"guidance_interval={interval}: give two levels, 0 to 1, the lower one first")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance_scale={guidance}: give a finite number; 1 is no guidance")
+
+
+def _schedule(process: Process, steps: int) -> tuple[Any, list[float]]:
+    """The scheduler of a process, and the falling levels of its steps."""
+    scheduler = process.scheduler()
+    if process.method == "flow":
+        scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
+        return scheduler, [float(t) / STEPS for t in scheduler.timesteps]
+    return scheduler, [(int(t) + 1) / STEPS for t in trailing(steps)]
+
+
 @torch.no_grad()
 def sample(
     model: DiT,
@@ -165,23 +184,13 @@ def sample(
     Raises:
         ValueError: steps that there cannot be, or an interval that is none; both branches given.
     """
-    if not 1 <= steps <= STEPS:
-        raise ValueError(f"num_inference_steps={steps}: give 1 to {STEPS}")
-    if not 0 <= interval[0] < interval[1] <= 1:
-        raise ValueError(f"guidance_interval={interval}: give two levels, 0 to 1, the lower one first")
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance_scale={guidance}: give a finite number; 1 is no guidance")
+    _check_sampling(steps, guidance, interval)
     sampled = [i for i, volume in enumerate(given) if volume is None]
     if not sampled:
         raise ValueError("structure and dynamics are both given; nothing is left to sample")
     sizes = [noise[i][0].numel() for i in sampled]
     x = torch.cat([noise[i].flatten(1) for i in sampled], dim=1)
-    scheduler = process.scheduler()
-    if process.method == "flow":
-        scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)])
-        levels_down = [float(t) / STEPS for t in scheduler.timesteps]
-    else:
-        levels_down = [(int(t) + 1) / STEPS for t in trailing(steps)]
+    scheduler, levels_down = _schedule(process, steps)
     nobody = torch.full_like(labels, model.config.classes)
 
     def cast(parts: Volumes) -> Volumes:

@@ -100,7 +100,7 @@ def generate(
             the pipeline refuses.
         OSError: a file cannot be read, or the folder not be written, or another call is writing it.
 
-    Its length is that of the arguments; the work is done by `pipeline` and the functions below.
+    Long for its arguments; the work is done by `pipeline` and the functions below.
     """
     _check_counts(per_class=(per_class, None), batch=(batch, None), num_inference_steps=(num_inference_steps, STEPS))
     if num_frames is not None:

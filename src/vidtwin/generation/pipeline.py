@@ -130,7 +130,7 @@ class VidTwinPipeline(Pushed):
         callback_on_step_end: Callback | None = None,
         progress: Callable[[int], object] = lambda done: None,
     ) -> Generated:
-        """Videos of classes.
+        """Videos of classes. Long for its arguments, which have a line or more each.
 
         Args:
             class_labels: names or numbers, one for each video, or one for all; None is no class, and no guidance then.
@@ -162,34 +162,37 @@ class VidTwinPipeline(Pushed):
         windows = self._windows(num_frames, given)
         if isinstance(generator, Sequence) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} videos: give one for each, or one")
-        kept = self._kept(structure, dynamics, count)
-        guidance = 1.0 if class_labels is None else guidance_scale
 
         def after_step(number: int, level: float, x: Tensor) -> Tensor:
             changed = callback_on_step_end and callback_on_step_end(self, number, STEPS * level, {"latents": x})
             progress(1)
             return changed["latents"] if changed else x
 
+        plain = self._sampled(
+            windows,
+            labels,
+            generator,
+            steps=num_inference_steps,
+            guidance=1.0 if class_labels is None else guidance_scale,
+            interval=guidance_interval,
+            given=self._kept(structure, dynamics, count),
+            after_step=after_step,
+        )
+        clips = torch.cat([self.decode(latents) for latents in plain], dim=1)
+        return Generated(clips[:, :num_frames], plain, output_type)
+
+    def _sampled(
+        self, windows: int, labels: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None, **options: Any
+    ) -> tuple[Latents, ...]:
+        """The latents of window after window, each seeing the one before; `options` are those of `sample`."""
         previous: Volumes | None = None
         found = []
         with torch.inference_mode():
             for _ in range(windows):
-                previous = sample(
-                    self.denoiser,
-                    self.process,
-                    self._noise(count, generator),
-                    labels,
-                    steps=num_inference_steps,
-                    guidance=guidance,
-                    interval=guidance_interval,
-                    given=kept,
-                    previous=previous,
-                    after_step=after_step,
-                )
+                noise = self._noise(len(labels), generator)
+                previous = sample(self.denoiser, self.process, noise, labels, previous=previous, **options)
                 found.append(self.normalizer.denormalize(to_latents(previous, self.denoiser.config.dynamics[2])))
-        plain = tuple(latents.map(torch.clone) for latents in found)  # tensors of inference mode cannot be trained on
-        clips = torch.cat([self.decode(latents) for latents in plain], dim=1)
-        return Generated(clips[:, :num_frames], plain, output_type)
+        return tuple(latents.map(torch.clone) for latents in found)  # tensors of inference mode cannot be trained on
 
     def _windows(self, num_frames: int | None, given: Latents | None) -> int:
         """How many windows so many frames take; ValueError for what this generator cannot make."""

@@ -81,7 +81,7 @@ def encode_dataset(
     encoder: Encoder | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Make, complete or bring up to date a data set of latents.
+    """Make, complete or bring up to date a data set of latents. Long for its arguments and what it reports.
 
     Items (recordings) are known by what they are called in the source and by their content: what is there and has not changed
     is kept, what has changed is replaced, what failed and has not changed is not tried again. Whatever is killed when, the same
@@ -272,24 +272,8 @@ def verify_dataset(
     manifest = read_manifest(folder)
     plan = Plan.from_dict(manifest["plan"])
     items = {item.key: item for item in list_items(source, label, root, cameras)}
-    rows = 0
-    entries: dict[str, tuple[Path, int, Entry]] = {}
-    parquet = needs_pyarrow().parquet
-    for facts in manifest["files"]:
-        path = folder / facts["file"]
-        if not path.is_file() or file_hash(path) != facts["sha256"]:
-            raise ValueError(f"{path}: is missing or has changed since it was written; delete it and encode the data set again")
-        places = parquet.read_table(path, columns=["frame_index"]).column(0).to_numpy()
-        row = 0
-        for entry in read_entries(path):
-            own = places[row : row + entry.rows]
-            if entry.key in entries or len(own) != entry.rows or (np.diff(own) <= 0).any():
-                raise ValueError(f"{path}: rows of {entry.key} are missing or there twice; delete it and encode the data set again")
-            entries[entry.key] = path, row, entry
-            row += entry.rows
-        if row != len(places) or row != facts["rows"]:
-            raise ValueError(f"{path}: has {len(places)} rows, not {facts['rows']}; delete it and encode the data set again")
-        rows += row
+    entries, parquet = _entries_of(folder, manifest), needs_pyarrow().parquet
+    rows = sum(entry.rows for _, _, entry in entries.values())
     present = [key for key in entries if key in items and entries[key][2].is_of(items[key])]
     drawn = random.Random(seed).sample(sorted(present), min(count, len(present)))
     chosen = [items[key] for key in sorted(drawn, key=lambda key: entries[key][:2])]  # part after part: each is read once
@@ -313,6 +297,26 @@ def verify_dataset(
     finally:
         torch.set_num_threads(before)
     return Check(len(manifest["files"]), rows, len(chosen), again)
+
+
+def _entries_of(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[Path, int, Entry]]:
+    """By key: the file of each entry, its first row there, and the entry. ValueError if files are not those of the manifest."""
+    entries: dict[str, tuple[Path, int, Entry]] = {}
+    for facts in manifest["files"]:
+        path = folder / facts["file"]
+        if not path.is_file() or file_hash(path) != facts["sha256"]:
+            raise ValueError(f"{path}: is missing or has changed since it was written; delete it and encode the data set again")
+        places = needs_pyarrow().parquet.read_table(path, columns=["frame_index"]).column(0).to_numpy()
+        row = 0
+        for entry in read_entries(path):
+            own = places[row : row + entry.rows]
+            if entry.key in entries or len(own) != entry.rows or (np.diff(own) <= 0).any():
+                raise ValueError(f"{path}: rows of {entry.key} are missing or there twice; delete it and encode the data set again")
+            entries[entry.key] = path, row, entry
+            row += entry.rows
+        if row != len(places) or row != facts["rows"]:
+            raise ValueError(f"{path}: has {len(places)} rows, not {facts['rows']}; delete it and encode the data set again")
+    return entries
 
 
 def _compare(outcome: Rows | Failure, path: Path, stored: Any) -> None:

@@ -28,7 +28,8 @@ import numpy as np
 
 from vidtwin.checked import build, parse_json
 from vidtwin.files import atomic_output
-from vidtwin.latents.entropy import LatentCoder, Moments, Prior, check_channels, check_step, needs_constriction
+from vidtwin.latents.bins import needs_constriction
+from vidtwin.latents.entropy import LatentCoder, Moments, Prior, check_channels, check_step
 from vidtwin.latents.stream import Header, Window
 from vidtwin.model.latents import Latents
 

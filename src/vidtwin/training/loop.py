@@ -69,7 +69,7 @@ def train_steps(
 ) -> None:
     """Take the steps of a run in folder `out`, all or those after the checkpoint `before`, whose "run" is taken out of it.
 
-    Longer than a function should be, so that a step can be read from top to bottom. Errors are those of `autoencoder.train`.
+    Long so that a step can be read from top to bottom. Errors are those of `autoencoder.train`.
     """
     run, recipe, accelerator = task.run, task.run.recipe, task.run.accelerator
     rank, processes, first = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
