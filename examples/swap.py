@@ -2,7 +2,7 @@
 
     python examples/swap.py -o swap.mp4 [VIDEO]
 
-Without VIDEO: the sample clip of the package. Two videos: `vidtwin swap --structure A --dynamics B -o OUT`.
+Without VIDEO: the sample clip of the package. Two videos: `vidtwin swap A B -o OUT`.
 """
 
 import argparse

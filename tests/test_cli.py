@@ -106,6 +106,8 @@ def test_encode_decode_swap_interpolate(run, clip, weights):
     assert run("decode", "a.vidtwin", "-o", "a.mp4", "--weights", weights)[0] == 0
     assert run("decode", "a.vidtwin", "-o", "s.mp4", "--weights", weights, "--only", "structure")[0] == 0
     assert run("swap", "--structure", "a.vidtwin", "--dynamics", clip, "-o", "swap.mp4", "--weights", weights)[0] == 0
+    assert run("swap", "a.vidtwin", clip, "-o", "positional.mp4", "--weights", weights)[0] == 0
+    assert Path("positional.mp4").read_bytes() == Path("swap.mp4").read_bytes()
     assert run("interpolate", "a.vidtwin", clip, "--steps", 3, "-o", "row.mp4", "--weights", weights)[0] == 0
     assert [len(read_video(name).frames) for name in ("a.mp4", "s.mp4", "swap.mp4", "row.mp4")] == [20] * 4
 
@@ -192,7 +194,14 @@ def test_convert_says_what_a_folder_does_not_hold(run, weights):
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
-    assert "--help" in out
+    assert "--help" in out and "{None}" not in out
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], 2), (["--help"], 0), (["-h"], 0)])
+def test_a_bare_command_lists_all_in_groups(run, arguments, expected):
+    code, out, err = run(*arguments)
+    assert (code, err) == (expected, "")
+    assert set(re.findall(r"^  (\S+)", out, flags=re.MULTILINE)) >= set(COMMANDS) and "\nTraining:\n" in out and "--version" in out
 
 
 BAD_VIDEOS = [
@@ -281,12 +290,19 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
         (["train", "none.yaml"], 1, "none.yaml: no such recipe; give a YAML file, or the name of a shipped one"),
         (["train-generator", "none.yaml"], 1, "none.yaml: no such recipe; give a YAML file, or the name of a shipped one"),
-        (["dance"], 2, "dance"),
+        (["dance"], 2, "vidtwin: error: dance: no such command; `vidtwin` lists them"),
+        (["recontruct"], 2, "vidtwin: error: recontruct: no such command; did you mean reconstruct?"),
+        (["decode", "x.vidtwin", "-o", "y.mp4", "--onyl", "structure"], 2, "--only"),
+        (["swap", "CLIP", "-o", "out.mp4"], 2, "vidtwin swap A B -o OUT"),
+        (["swap", "CLIP", "CLIP", "--structure", "CLIP", "-o", "out.mp4"], 2, "vidtwin swap A B -o OUT"),
     ],
 )
 def test_bad_usage_is_answered_with_the_remedy(run, clip, weights, arguments, code, message):
     arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
-    if arguments[0] not in ("info", "convert", "train", "train-generator", "dance", "decode") and "--weights" not in arguments:
+    if (
+        arguments[0] not in ("info", "convert", "train", "train-generator", "dance", "recontruct", "decode")
+        and "--weights" not in arguments
+    ):
         arguments += ["--weights", str(weights)]
     found, _, err = run(*arguments)
     assert found == code, err

@@ -6,8 +6,11 @@ Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wr
 variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
 
+import difflib
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -27,27 +30,38 @@ from vidtwin.cli.videos import decode_command, encode_command, interpolate_comma
 from vidtwin.cli.weights import benchmark_command, convert_command, export_command, info_command
 from vidtwin.files import printable
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "reconstruct": reconstruct_command,
-    "encode": encode_command,
-    "decode": decode_command,
-    "swap": swap_command,
-    "interpolate": interpolate_command,
-    "info": info_command,
-    "convert": convert_command,
-    "export": export_command,
-    "train": train_command,
-    "recipes": recipes_command,
-    "check-data": check_data_command,
-    "encode-dataset": encode_dataset_command,
-    "draw-sprites": draw_sprites_command,
-    "train-generator": train_generator_command,
-    "generate": generate_command,
-    "evaluate": evaluate_command,
-    "analyze": analyze_command,
-    "benchmark": benchmark_command,
-    "demo": demo_command,
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Videos": {
+        "reconstruct": reconstruct_command,
+        "encode": encode_command,
+        "decode": decode_command,
+        "swap": swap_command,
+        "interpolate": interpolate_command,
+    },
+    "Files and weights": {"info": info_command, "convert": convert_command, "export": export_command},
+    "Training": {"train": train_command, "recipes": recipes_command, "check-data": check_data_command},
+    "Data sets of latents, and generating": {
+        "encode-dataset": encode_dataset_command,
+        "draw-sprites": draw_sprites_command,
+        "train-generator": train_generator_command,
+        "generate": generate_command,
+    },
+    "Measuring": {"evaluate": evaluate_command, "analyze": analyze_command, "benchmark": benchmark_command},
+    "In the browser": {"demo": demo_command},
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def overview() -> str:
+    """The commands by what they are on, with the first sentence of each one's help, as wide as the terminal."""
+    lines = ["usage: vidtwin COMMAND ...", "", "Video autoencoder with Structure and Dynamics latents."]
+    width = min(shutil.get_terminal_size().columns, 100)
+    for title, group in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name, command in group.items():
+            about = (command.__doc__ or "").strip().splitlines()[0]
+            lines.append(textwrap.fill(about, width, initial_indent=f"  {name:17}", subsequent_indent=" " * 19))
+    return "\n".join([*lines, "", "vidtwin COMMAND --help shows its options, vidtwin --version the version."])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,11 +75,20 @@ def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"vidtwin {__version__}")
         return 0
-    command = COMMANDS.get(next(iter(arguments), ""))
+    name = next(iter(arguments), "")
+    if name in ("", "-h", "--help"):
+        print(overview())
+        return 0 if name else 2
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else "; `vidtwin` lists them"
+        print(f"vidtwin: error: {printable(name)}: no such command{meant}", file=sys.stderr)
+        return 2
+    command = COMMANDS[name]
 
     def said(message: object) -> str:
         text = printable(" ".join(str(message).split())) or type(message).__name__
-        return text if command is None else in_flags(text, command, arguments)
+        return in_flags(text, command, arguments)
 
     warnings.showwarning = lambda message, *rest: print(f"vidtwin: warning: {said(message)}", file=sys.stderr)
     try:
@@ -74,6 +97,7 @@ def _main(arguments: list[str]) -> int:
             prog="vidtwin",
             description="Video autoencoder with Structure and Dynamics latents.",
             args=arguments,
+            config=(tyro.conf.DisallowNone,),
         )
     except KeyboardInterrupt:
         print("vidtwin: interrupted", file=sys.stderr)

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from vidtwin.cli.options import (
     AS_ENCODED,
@@ -198,9 +198,11 @@ def decode_command(
 
 
 def swap_command(
-    structure: Path,
-    dynamics: Path,
+    videos: Positional[Annotated[tuple[Path, ...], arg(metavar="A B")]] = (),
+    *,
     out: Output,
+    structure: Path | None = None,
+    dynamics: Path | None = None,
     fit: Fitting = FIT,
     video: Video = VIDEO,
     model: Model = MINI,
@@ -208,10 +210,15 @@ def swap_command(
     """Decode the Structure of one video with the Dynamics of another.
 
     Args:
-        structure: video or latent file whose scene, timing, geometry and sound are kept.
-        dynamics: video or latent file whose colour and fast motion are taken.
+        videos: two videos or latent files: Structure is that of the first, Dynamics that of the second.
         out: the video to write, as long as the shorter of the two.
+        structure: in place of the first: its scene, timing, geometry and sound are kept.
+        dynamics: in place of the second: its colour and fast motion are taken.
     """
+    given = [path for path in (structure, dynamics) if path is not None] or list(videos)
+    if len(given) != 2 or (videos and (structure or dynamics)):
+        raise UsageError("vidtwin swap: give two videos, as in vidtwin swap A B -o OUT, or both --structure A and --dynamics B")
+    structure, dynamics = given
     with video_output(out, video, structure, dynamics, Path(model.weights)) as target:
         engine, identity = model.load()
         source = None if is_latent_file(structure) else probe(structure)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vidtwin.checked import parse_json
 from vidtwin.files import beside, check_writable, in_line
-from vidtwin.latents import compressed, entropy, records
+from vidtwin.latents import bins, compressed, entropy, records
 from vidtwin.latents.compressed import Compressed, CompressedSize
 from vidtwin.latents.entropy import Prior
 from vidtwin.latents.stream import Header, LatentStream, Window, first_window, latent_names
@@ -209,7 +209,7 @@ class LatentWriter:
         if step is not None:
             entropy.check_step(step)
             entropy.check_channels(header.config)
-            entropy.needs_constriction()
+            bins.needs_constriction()
         check_writable(self.path)
         facts = header.to_dict() | dict(job or {})
         self._records = records.RecordWriter(partial_path(self.path), facts, record_dtype(header), resume)
