@@ -12,6 +12,8 @@ BOTH = pytest.mark.parametrize("process", [Process(), Process("flow"), Process("
 class Oracle(torch.nn.Module):
     """Knows the clean volumes, and notes what it is asked."""
 
+    dtype = torch.float32
+
     def __init__(self, like, clean):
         super().__init__()
         self.config, self.clean, self.asked = like.config, clean, []
