@@ -25,7 +25,7 @@ from vidtwin.latents.file import LatentVideo, LatentWriter, compress, partial_pa
 from vidtwin.latents.stream import Identity, latent_names
 from vidtwin.model.checkpoint import SHIPPED, Uninitialized, weights_hash
 from vidtwin.model.config import PRESETS
-from vidtwin.training.checkpoints import KEYS
+from vidtwin.training.checkpoints import Checkpoint
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, CHECKPOINTS = ((DOCS / name).read_text() for name in ("formats.md", "checkpoints.md"))
@@ -151,7 +151,7 @@ def test_all_keys_and_columns_are_named():
     assert_named(data, plan.to_dict())
     assert_named(data, (name for name in schema(plan).names if not name.startswith("dynamics") or "logvar" not in name))
     assert_named(PAGE.split("### The header")[1].split("\n### ")[0], header().to_dict())
-    assert_named(PAGE.split("## Run folder")[1].split("\n## ")[0], KEYS)
+    assert_named(PAGE.split("## Run folder")[1].split("\n## ")[0], (field.name for field in fields(Checkpoint)))
     results = PAGE.split("## Results of an evaluation")[1].split("\n## ")[0]
     assert_named(results, (field.name for field in fields(Result)))
     evaluation = json.loads((DOCS.parent / "benchmarks" / "results" / "evaluation-tiny.json").read_text())

@@ -65,7 +65,7 @@ def test_latents_of_another_shape_are_refused():
         ({"dynamics_patch": [2, 1, 1]}, "dynamics_patch=(2, 1, 1): Dynamics is a video of one frame; begin with 1"),
         ({"structure_patch": [0, 1, 1]}, "structure_patch=(0, 1, 1): must be 3 whole numbers of at least 1"),
         ({"depth": 0}, "depth=0: must be a whole number from 1"),
-        ({"deep": 3}, "unknown field(s) in a denoiser's config: deep; known are"),
+        ({"deep": 3}, "unknown key deep; the nearest known one is depth"),
     ],
 )
 def test_bad_sizes_are_refused_with_a_remedy(fields, message):

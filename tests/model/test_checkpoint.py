@@ -57,7 +57,9 @@ def test_a_folder_around_weights_is_answered_with_the_weights(weights, tmp_path)
     for name, meant in ((tmp_path / "run", tmp_path / "run" / "model"), ("sprites", SHIPPED / "sprites" / "autoencoder")):
         with pytest.raises(FileNotFoundError, match=f"did you mean {meant}\\?"):
             VidTwin.from_pretrained(name)
-    with pytest.raises(FileNotFoundError, match="weights 'large': a preset, whose weights are not shipped; give"):
+    with pytest.raises(
+        FileNotFoundError, match="weights 'large': a preset, whose weights are not shipped; shipped names: mini, tiny"
+    ):
         VidTwin.from_pretrained("large")
 
 

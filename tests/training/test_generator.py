@@ -216,7 +216,7 @@ def test_windows_must_follow_one_another_to_go_on(recipe, tmp_path, model, asset
     [
         ({"model": "huge"}, "preset 'huge': unknown; choose one of paper, base, small, tiny"),
         ({"model": {"classes": 3}}, "model.classes: is not a key of model; latents and the recipe decide it"),
-        ({"model": {"wide": 3}}, "unknown field(s) in a denoiser's config: wide; known are"),
+        ({"model": {"wide": 3}}, "unknown key wide; the nearest known one is hidden"),
         ({"class_dropout": 1.5}, "class_dropout=1.5: must be in [0, 1]"),
         ({"structure_weight": 0.0}, "structure_weight=0.0: must be positive"),
         ({"sample_every": 0}, "sample_every=0: must be at least 1"),

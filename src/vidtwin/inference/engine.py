@@ -197,8 +197,7 @@ class Engine:
         if not torch.isfinite(clips).all() and self.plan.dtype != torch.float32:
             self._say(f"decoding in {name(self.plan.dtype)} gave values that are not finite; computed again in float32")
             clips = self._clips(self._in_float32(), latents, only)
-        if not torch.isfinite(clips).all():
-            raise ValueError("latents decode to NaN or infinite values; use dtype=torch.float32, or other weights")
+        check_decoded(clips)
         if not self._decode_checked and self._must_check(self.plan.dtype):
             exact = self._clips(self._in_float32(), latents[:1], only)
             if not self._is_close("decoded", "dtype", clips[:1], exact):
@@ -231,6 +230,7 @@ class Engine:
 
     def _is_close(self, done: str, option: str, clips: Tensor, exact: Tensor) -> bool:
         """Whether the first clip is as near to float32 as asked; if not, and `option` was "auto", the plan is float32 from now."""
+        check_decoded(exact)
         dtype = getattr(self.plan, option)
         decibels = clip_psnr(clips[0].clamp(-1, 1), exact[0].clamp(-1, 1))
         text = f"the first clip {done} in {name(dtype)} is {decibels:.1f} dB from float32"
@@ -272,6 +272,12 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 def is_finite(posterior: Posterior) -> bool:
     return all(bool(torch.isfinite(t).all()) for t in (*posterior.mean.tensors, *posterior.logvar.tensors))
+
+
+def check_decoded(clips: Tensor) -> None:
+    """Raise a ValueError for clips with NaN or infinite values."""
+    if not torch.isfinite(clips).all():
+        raise ValueError("latents decode to NaN or infinite values; use dtype=torch.float32, or other weights")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -38,7 +38,12 @@ def temporal_positions(f: int, c: int) -> Tensor:
 def in_product_dtype(x: Tensor, layer: nn.Module) -> Tensor:
     """x as `layer` multiplies it: in the dtype of its weights; under autocast, which casts by itself, as it is."""
     weight = getattr(layer, "weight", x)  # some layers are left out in training on coefficients
-    return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
+    return x if autocasts(x.device) else x.to(weight.dtype)
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on there; it does not know the meta device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 class Attention(nn.Module):
@@ -68,7 +73,7 @@ class MLP(nn.Module):
     def infer(self, x: Tensor) -> Tensor:
         """The same, without gradients: GELU in place, or in the product itself where oneDNN can (bfloat16 on a CPU)."""
         x = in_product_dtype(x, self.fc1)
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = torch.get_autocast_dtype(x.device.type) if autocasts(x.device) else x.dtype
         if dtype == torch.bfloat16 and fuses_gelu(x.device):
             weight, bias = self.fc1.weight.to(dtype), self.fc1.bias.to(dtype)
             return self.fc2(torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "gelu", [], "tanh"))

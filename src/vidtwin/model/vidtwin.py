@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vidtwin.model.backbone import autocasts
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, NormalizedLatents, Posterior
 from vidtwin.model.parts import parts
@@ -165,10 +166,10 @@ def in_32_bits(fn: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
 def _unrounded(branch: nn.Module, *tensors: Tensor) -> Any:
     """A branch in the dtype of its weights, whatever autocast and its input say: it has a small share of the work, and its
     post-norms carry constants far larger than what they pass on."""
-    device = tensors[0].device.type
+    device = tensors[0].device
     dtype = next((weight.dtype for weight in branch.parameters()), tensors[0].dtype)
     tensors = tuple(tensor.to(dtype) for tensor in tensors)
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if not autocasts(device):
         return branch(*tensors)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(device.type, enabled=False):
         return branch(*tensors)

@@ -51,7 +51,7 @@ def run_row(row: Row, launch: Launcher, folder: Path) -> Result:
     work.mkdir()
     path, stdout, stderr = row.make(inputs), folder / "output", folder / "errors"
     source = "-" if row.piped else str(path)
-    arguments = ["reconstruct", source, "-o", row.out, "--device", "cpu", *row.options]
+    arguments = ["reconstruct", source, "-o", row.out, "--device", "cpu", "--dtype", "float32", *row.options]
     ended = launch(Job(arguments, str(work), str(stdout), str(stderr), str(path) if row.piped else None))
     to_stdout = row.out == "-"
 
