@@ -93,7 +93,7 @@ def test_options_replace_the_recipes_keys(recipe, tmp_path, capsys):
     assert main(["train", str(tmp_path / "r.yaml"), *options, "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert re.search(
-        rf"^2 recordings of {folder}, 2 clips to validate on; [\d,]+ parameters; cpu, 1 process; 1 steps of 2$", said, re.M
+        rf"^2 recordings of {folder}, 1 clips to validate on; [\d,]+ parameters; cpu, 1 process; 1 steps of 2$", said, re.M
     )
     assert f"trained 1 steps; the model is in {tmp_path / 'run' / 'model'}" in said
     assert "log_every: 1\n" in (tmp_path / "run" / "recipe.yaml").read_text()
