@@ -48,6 +48,7 @@ def shown_entries(stream: VideoStream) -> int | None:
 
 def read_only(container: InputContainer, wanted: list[Any]) -> None:
     """Let the demuxer step over the packets of other streams; elsewhere they are read and left."""
+    stream: Any
     for stream in container.streams:
         if hasattr(stream, "discard"):
             stream.discard = 0 if stream in wanted else _ALL

@@ -9,9 +9,9 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 
+import vidtwin.video.pyav as pyav
 import vidtwin.video.read.hdr as hdr
 from vidtwin.frames.orientation import Orientation
-from vidtwin.video import pyav
 from vidtwin.video.read.decode import MAX_PIXELS, VideoFile, too_large
 
 MAX_PIXEL_ASPECT = 32  # pixels stated to be longer than this are taken for square: the file is wrong

@@ -15,7 +15,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition, Stream
 
-from vidtwin.video import pyav
+import vidtwin.video.pyav as pyav
 from vidtwin.video.read import images
 from vidtwin.video.read.decode import VideoFile, open_video
 from vidtwin.video.read.tracks import KINDS, QUICKTIME_LANGUAGES, Span, Track, first_packets, holds, name_of
