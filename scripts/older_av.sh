@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Read and write videos with the oldest PyAV that is accepted, the one that LeRobot asks for: tests of files, beside the .venv.
-# Left out: bounds on pixels that this PyAV does not keep, and files damaged on purpose, some of which end the process with the FFmpeg of that PyAV (docs/video.md).
+# Left out: bounds on pixels that this PyAV does not keep, and files damaged on purpose, which can end the process (docs/video.md).
 EXTRAS=[dev]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$repository"
