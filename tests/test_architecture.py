@@ -59,6 +59,12 @@ def test_importing_pulls_in_nothing_heavy():
     assert not loaded_by("import vidtwin.__main__") & {"torch", "numpy"}  # which reads its settings from the environment then
 
 
+@pytest.mark.parametrize("name", ["MotionExtractor", "LatentDataset", "VidTwin"])
+def test_what_needs_no_video_needs_no_video_library(name):
+    code = f"import sys; sys.modules['av'] = None; import vidtwin; print(vidtwin.{name}.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == name
+
+
 def test_every_public_name_is_found():
     for name in vidtwin.__all__:
         assert getattr(vidtwin, name).__doc__ or name == "__version__"

@@ -3,6 +3,7 @@ import json
 import re
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from vidtwin import Latents, MotionExtractor, VidTwin, export_released
 from vidtwin.frames.clips import Geometry, fit, to_clip
 from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.loading import load_weights
-from vidtwin.motion import extractor as motion_module
+from vidtwin.motion import presets as presets_module
 from vidtwin.motion.frames import Windows, frame_indices
+from vidtwin.motion.inputs import FileFrames
 from vidtwin.motion.layouts import LAYOUTS, Dynamics, motion_shape, pack, unpack
 
 WIDE = replace(SMALL, width=64)
@@ -265,13 +267,13 @@ def test_the_colour_axis_is_never_guessed(extractor):
     with refused(r"order=None: shape \(1, 3, 3, 32, 32\) does not tell which axis .*give order='BTCHW' or order='BCTHW'"):
         extractor(three)
     assert torch.equal(extractor(three, "BTCHW"), extractor(three.transpose(1, 2), "BCTHW"))
-    for shape in ((1, 16, 4, 32, 32), (1, 16, 32, 32, 3), (1, 3, 32, 32, 3)):
+    for shape in ((1, 16, 4, 32, 32), (1, 16, 3, 32, 3), (1, 3, 32, 32, 3)):
         with refused("order=None"):
             extractor(video(*shape))
     with refused(r"order='BCTHW': axis 1 of shape \(1, 16, 3, 32, 32\) must hold the 3 colours"):
         extractor(video(1, 16, 3, 32, 32), "BCTHW")
-    with refused("order='BTHWC': choose one of BTCHW, BCTHW"):
-        extractor(video(1, 16, 3, 32, 32), "BTHWC")
+    with refused("order='BHWTC': choose one of BTCHW, BCTHW, BTHWC"):
+        extractor(video(1, 16, 3, 32, 32), "BHWTC")
     with refused("order=None: .*give order='TCHW' or order='CTHW'"):
         extractor.episode(three[0])
     episode = video(3, 3, 32, 32)
@@ -283,7 +285,11 @@ def test_other_videos_are_refused(extractor):
     dark, broken = unit.clone(), unit.clone()
     dark[0, 3], broken[0, 5, 0, 0, 0] = -0.5, torch.nan
     for bad, options, message in (
-        (unit[0], {}, r"video of shape \(16, 3, 32, 32\): expected 5 axes, BTCHW or BCTHW; add the batch axis with video\[None\]"),
+        (
+            unit[0],
+            {},
+            r"video of shape \(16, 3, 32, 32\): expected 5 axes, BTCHW or BCTHW or BTHWC; add the batch axis",
+        ),
         (unit[:, :0], {"order": "BTCHW"}, "an axis is empty"),
         (unit[:0], {}, "an axis is empty"),
         (unit * 255, {}, "values from .* to 25.*value_range='unit' is \\[0, 1\\]; rescale, give uint8"),
@@ -298,7 +304,7 @@ def test_other_videos_are_refused(extractor):
     ):
         with refused(message):
             extractor(bad, **options)
-    with refused("expected 4 axes, TCHW or CTHW; give one episode at a time"):
+    with refused("expected 4 axes, TCHW or CTHW or THWC; give one episode at a time"):
         extractor.episode(unit)
 
 
@@ -376,10 +382,128 @@ def test_what_overflows_is_encoded_in_float32_with_one_warning(model):
         MotionExtractor(bright)(frames)
 
 
+# Known users, each computed from what their code does, and with none of ours but the model
+
+
+def encoded(model: VidTwin, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        latents = model.encode(clips.permute(0, 2, 1, 3, 4).contiguous())
+    return latents.dynamics_x, latents.dynamics_y
+
+
+def smolw(model: VidTwin, video: torch.Tensor) -> torch.Tensor:
+    """Even steps cut down; short side to the model's, long side to nearest, antialias; offsets of the crop rounded down."""
+    chosen = video[:, torch.linspace(0, video.shape[1] - 1, 16).long()].float() / 255
+    side, height, width = model.config.height, *video.shape[-2:]
+    size = (side, max(side, round(width * side / height))) if height <= width else (max(side, round(height * side / width)), side)
+    frames = functional.interpolate(chosen.flatten(0, 1), size, mode="bilinear", align_corners=False, antialias=True)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    frames = (frames[..., top : top + side, left : left + side] - 0.5) / 0.5
+    both = torch.cat(encoded(model, frames.unflatten(0, chosen.shape[:2])), 1)
+    return both.permute(0, 2, 3, 1).flatten(1)
+
+
+def cowvla(model: VidTwin, video: torch.Tensor) -> torch.Tensor:
+    """As smolw, but with torchvision's Resize, whose long side is cut down, and CenterCrop, whose offsets are rounded."""
+    chosen = video[:, torch.linspace(0, video.shape[1] - 1, 16).long()].float() / 255
+    side, height, width = model.config.height, *video.shape[-2:]
+    size = (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
+    frames = functional.interpolate(chosen.flatten(0, 1), size, mode="bilinear", align_corners=False, antialias=True)
+    top, left = round((size[0] - side) / 2), round((size[1] - side) / 2)
+    frames = (frames[..., top : top + side, left : left + side] - 0.5) / 0.5
+    both = torch.cat(encoded(model, frames.unflatten(0, chosen.shape[:2])), 1)
+    return rearrange(both, "b d f n -> b (f n d)")
+
+
+def dialga(model: VidTwin, video: torch.Tensor) -> torch.Tensor:
+    """Even steps rounded; stretched to the model's size without antialias; x, then y, as they are."""
+    chosen = video[:, torch.linspace(0, video.shape[1] - 1, 16).round().long()].float() / 255 * 2 - 1
+    size = (model.config.height, model.config.width)
+    frames = functional.interpolate(chosen.flatten(0, 1), size, mode="bilinear", align_corners=False)
+    x, y = encoded(model, frames.unflatten(0, chosen.shape[:2]))
+    return torch.cat([x.flatten(1), y.flatten(1)], 1)
+
+
+@pytest.mark.parametrize("user", [smolw, cowvla, dialga], ids=lambda user: user.__name__)
+@pytest.mark.parametrize(
+    ("length", "height", "width"), [(20, 48, 64), (9, 67, 45), (16, 32, 32), (37, 20, 31), (2, 480, 640), (2, 700, 500)]
+)
+def test_a_preset_gives_the_numbers_of_its_user(model, user, length, height, width):
+    frames = video(1, length, 3, height, width)
+    expected = user(model, frames)
+    motion = MotionExtractor.preset(user.__name__, model)(frames)
+    assert (motion - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_the_presets_differ(model):
+    frames = video(1, 24, 3, 48, 65)
+    one, two, three = (MotionExtractor.preset(name, model)(frames) for name in ("cowvla", "smolw", "dialga"))
+    assert (one - two).norm() > 1e-3 * two.norm() and (two - three).norm() > 0.1 * two.norm()
+    assert MotionExtractor.preset("smolw", model, layout="per_frame").shape == (16, MotionExtractor(model).size // 16)
+    with refused("name='smolvla': choose one of cowvla, smolw, dialga"):
+        MotionExtractor.preset("smolvla", model)
+
+
+def test_smolws_future_are_the_frames_after_a_step_and_its_last_steps_are_left_out(model):
+    frames, horizon = video(14, 3, 48, 64), 5
+    future = MotionExtractor.preset("smolw", model).episode(frames, horizon, align="next", padding="drop")
+    expected = torch.cat([smolw(model, frames[None, t + 1 : t + horizon + 1]) for t in range(14 - horizon)])
+    assert len(future) == len(expected) and (future - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_a_record_of_a_preset_rebuilds_it(model):
+    extractor = MotionExtractor.preset("dialga", model)
+    record = json.loads(json.dumps(extractor.record(window=5, align="next", padding="drop")))
+    again, frames = MotionExtractor.from_record(record, weights=model), video(12, 3, 40, 52)
+    assert torch.equal(again.episode(frames, **record["episode"]), extractor.episode(frames, 5, align="next", padding="drop"))
+
+
+# Files
+
+
+def test_a_path_and_a_recording_are_their_frames(extractor, tmp_path):
+    from vidtwin.data.recording import Recording
+    from vidtwin.video import VideoWriter, read_video
+
+    path, pictures = tmp_path / "a.mp4", video(30, 40, 56, 3).numpy()
+    with VideoWriter(path, Fraction(25), (40, 56)) as writer:
+        writer.write(pictures)
+    frames = read_video(path).frames
+    assert torch.equal(extractor(path), extractor(frames[None])) and torch.equal(extractor(str(path)), extractor(path))
+    assert torch.equal(extractor.posterior(path).mean.structure, extractor.posterior(frames[None]).mean.structure)
+    for options in ({}, {"window": 20, "stride": 7, "align": "center"}, {"window": 3, "stride": 9, "align": "next"}):
+        assert torch.equal(extractor.episode(path, **options), extractor.episode(frames, **options))
+    part = Recording(path, 7, 25)
+    assert torch.equal(extractor.episode(part, stride=4), extractor.episode(frames[7:25], stride=4))
+    assert torch.equal(extractor(part), extractor(frames[None, 7:25]))
+    kept = FileFrames(part, 4)
+    assert len(kept) == 18 and torch.equal(kept[9], torch.from_numpy(frames[16]).permute(2, 0, 1)) and len(kept._seen) == 4
+    with pytest.raises(FileNotFoundError, match=r"\A[^\n]*none.mp4: no such file[^\n]*\Z"):
+        extractor.episode(tmp_path / "none.mp4")
+    with refused("a.mp4.*has no frames"):
+        extractor(Recording(path, 0, 5, problem="has no frames from 5 to 6 s; get the data set again"))
+    with refused("a.mp4.*: only 30 of 40 frames could be read; get it again"):
+        extractor(Recording(path, 0, 40))
+    with refused("order='TCHW': is of tensors and arrays; leave it out for a file"):
+        extractor.episode(path, order="TCHW")
+
+
+def test_colours_last_are_recognised(extractor):
+    frames = video(20, 24, 40, 3)
+    moved = frames.permute(0, 3, 1, 2)
+    for given in (frames, frames.numpy(), moved.permute(0, 2, 3, 1)):
+        assert torch.equal(extractor.episode(given, stride=5), extractor.episode(moved, stride=5))
+    assert torch.equal(extractor(frames[None]), extractor(moved[None], "BTCHW"))
+    stream = extractor.live(padding="drop")
+    assert torch.equal([stream.push(frame) for frame in frames.numpy()][15], extractor.episode(moved, padding="drop")[0])
+
+
 # Episodes
 
 
 def test_windows_by_hand():
+    assert Windows(3, stride=2, align="next").over(5) == {0: [1, 2, 3], 2: [3, 4, 4], 4: [4, 4, 4]}
+    assert Windows(3, padding="drop", align="next").over(5) == {0: [1, 2, 3], 1: [2, 3, 4]}
     assert Windows(3, stride=2).over(5) == {0: [0, 0, 0], 2: [0, 1, 2], 4: [2, 3, 4]}
     assert Windows(3, stride=2, padding="drop").over(5) == {2: [0, 1, 2], 4: [2, 3, 4]}
     assert Windows(3, stride=2, align="future").over(5) == {0: [0, 1, 2], 2: [2, 3, 4], 4: [4, 4, 4]}
@@ -391,13 +515,13 @@ def test_windows_by_hand():
         ({"window": 0}, "window=0: must be a whole number of at least 1"),
         ({"window": 2, "stride": 1.5}, "stride=1.5: must be"),
         ({"window": 2, "padding": "zero"}, "padding='zero': choose one of edge, drop"),
-        ({"window": 2, "align": "now"}, "align='now': choose one of past, center, future"),
+        ({"window": 2, "align": "now"}, "align='now': choose one of past, center, future, next"),
     ):
         with refused(message):
             Windows(**options)
 
 
-@pytest.mark.parametrize("align", ["past", "center", "future"])
+@pytest.mark.parametrize("align", ["past", "center", "future", "next"])
 @pytest.mark.parametrize("padding", ["edge", "drop"])
 @pytest.mark.parametrize("window", [None, 5, 20])
 def test_an_episode_is_its_windows_as_videos(extractor, align, padding, window):
@@ -410,7 +534,7 @@ def test_an_episode_is_its_windows_as_videos(extractor, align, padding, window):
 
 def test_an_episode_resizes_each_frame_once(extractor, monkeypatch):
     resized = []
-    monkeypatch.setattr(motion_module, "fit", lambda frame, geometry: resized.append(frame) or fit(frame, geometry))
+    monkeypatch.setattr(presets_module, "fit", lambda frame, geometry: resized.append(frame) or fit(frame, geometry))
     extractor.episode(video(20, 3, 20, 41), align="center")
     assert len(resized) == 20
 
@@ -454,8 +578,8 @@ def test_a_live_stream_refuses_what_it_cannot_know(extractor):
         stream.push(video(3, 32, 32))
     with refused("expected 3 axes, CHW"):
         stream.push(video(1, 3, 32, 40))
-    with refused("order='CHW': axis 0 of shape .32, 40, 3. must hold the 3 colours"):
-        stream.push(video(32, 40, 3))
+    with refused("order=None: shape .32, 40, 4. does not tell which axis holds the 3 colours"):
+        stream.push(video(32, 40, 4))
 
 
 # Records

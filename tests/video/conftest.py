@@ -8,7 +8,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, VideoReformatter
+
+from vidtwin.video import pyav
 
 
 @pytest.fixture
@@ -38,11 +40,16 @@ def encode(tmp_path: Path) -> Callable[..., Path]:
             if aspect is not None:
                 stream.codec_context.sample_aspect_ratio = aspect
             if matrix is not None:
+                if not pyav.TURNS:
+                    pytest.skip("this PyAV cannot write a display matrix")
                 stream.set_display_matrix([value << 16 for value in matrix[:8]] + [matrix[8] << 30])
             for number, picture in enumerate(pictures):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 frame.colorspace = tags.get("colorspace", 6)  # of what it becomes: PyAV 17 has no dst_colorspace for BT.2020
-                frame = frame.reformat(
+                frame = pyav.reformat(
+                    VideoReformatter(),
+                    frame,
+                    threads=0,
                     format=pix_fmt,
                     src_color_range=ColorRange.JPEG,
                     dst_color_range=tags.get("color_range", ColorRange.MPEG),

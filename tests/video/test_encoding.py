@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidtwin.frames.orientation import Orientation
-from vidtwin.video import VideoWriter, frame_count, probe, read_video
+from vidtwin.video import VideoWriter, frame_count, iter_frames, probe, pyav, read_video
 from vidtwin.video.write.encoding import Encoding, _x264_options, is_pattern, is_picture_sequence
 
 CODECS = {
@@ -101,7 +101,7 @@ def test_orientation_is_stored_where_players_heed_it(tmp_path, blobs, suffix):
         write(path, frames, Encoding(crf=4), pixel_aspect=Fraction(4, 3), orientation=turned)
         with av.open(path) as container:
             stream = container.streams.video[0]
-            stored = Orientation() if suffix in (".mkv", ".webm") else turned
+            stored = turned if suffix in (".mp4", ".mov") and pyav.TURNS else Orientation()
             assert (stream.height, stream.width) == stored.size((64, 88))
             if suffix in (".mp4", ".mov"):
                 assert stream.sample_aspect_ratio == (Fraction(3, 4) if stored.transposed else Fraction(4, 3))
@@ -109,7 +109,8 @@ def test_orientation_is_stored_where_players_heed_it(tmp_path, blobs, suffix):
             assert Orientation.of(decoded) == stored
             info = probe(path)
             assert info.width / info.height == pytest.approx(88 / 64 * 4 / 3, abs=0.01)
-            upright = stored.upright(decoded.to_ndarray(format="rgb24"))
+            older = next(iter_frames(path, square_pixels=False)).image  # whose own conversion takes all for BT.601
+            upright = stored.upright(decoded.to_ndarray(format="rgb24")) if pyav.TURNS else older
         assert np.abs(upright.astype(int) - frames[0]).mean() < 4
 
 

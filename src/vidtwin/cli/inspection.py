@@ -10,8 +10,8 @@ from vidtwin.data.sources import SUFFIXES
 from vidtwin.files import in_line
 from vidtwin.generation.files import FACTS_FILE, shipped_generators
 from vidtwin.generation.pipeline import VidTwinPipeline
+from vidtwin.latent_sets.manifest import read_manifest
 from vidtwin.latent_sets.plan import Plan
-from vidtwin.latent_sets.store import read_manifest
 from vidtwin.latents.file import KEY, LatentVideo
 from vidtwin.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, shipped_names
 from vidtwin.model.config import PRESETS, VidTwinConfig

@@ -3,12 +3,13 @@
 import threading
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from av.filter import Graph
-from av.sidedata.sidedata import SideDataContainer
-from av.video.frame import VideoFrame
+
+if TYPE_CHECKING:  # orientations are a part of latents too, which are read without a video library
+    from av.filter import Graph
+    from av.video.frame import VideoFrame
 
 # degrees counterclockwise -> fields of Orientation
 TURNED = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
@@ -27,8 +28,10 @@ class Orientation:
     reverse_columns: bool = False
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> "Orientation":
+    def of(cls, frame: "VideoFrame") -> "Orientation":
         """What the display matrix of a decoded frame asks for; nothing if it has none."""
+        from av.sidedata.sidedata import SideDataContainer
+
         container: Any = SideDataContainer  # frame.side_data would refer back to the frame, and keep it in memory for long
         try:
             data = container(_OWN.copy(frame)).get("DISPLAYMATRIX")
@@ -77,12 +80,14 @@ class _Own(threading.local):
     """What each thread has for itself: a filter graph for frames of one kind, since making one takes longer than using it."""
 
     kind: tuple[int, int, str] | None = None
-    graph: Graph
+    graph: "Graph"
 
-    def copy(self, frame: VideoFrame) -> VideoFrame:
+    def copy(self, frame: "VideoFrame") -> "VideoFrame":
         """The frame, its pixels not copied, without the side data HIDDEN."""
         kind = frame.width, frame.height, frame.format.name
         if kind != self.kind:
+            from av.filter import Graph
+
             self.graph = graph = Graph()
             source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
             deleting = [graph.add("sidedata", f"mode=delete:type={number}") for number in HIDDEN]

@@ -15,10 +15,10 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from vidtwin.files import check_regular
+from vidtwin.latent_sets.manifest import read_manifest
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.rows import latents_in, needs_pyarrow, schema
 from vidtwin.latent_sets.statistics import Statistics
-from vidtwin.latent_sets.store import read_manifest
 from vidtwin.model.latents import NAMES, Latents, NormalizedLatents
 
 GROUPS_KEPT = 8  # row groups that random access keeps in memory

@@ -20,10 +20,11 @@ from vidtwin.inference.engine import Engine
 from vidtwin.latent_sets.encode import Failure, Rows, encode_items
 from vidtwin.latent_sets.items import Item, list_items
 from vidtwin.latent_sets.local import Setup, encode_locally
+from vidtwin.latent_sets.manifest import read_manifest
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow
 from vidtwin.latent_sets.spool import Entry
-from vidtwin.latent_sets.store import PART_BYTES, Store, read_entries, read_manifest
+from vidtwin.latent_sets.store import PART_BYTES, Store, read_entries
 from vidtwin.latents.stream import Identity
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.threads import cores

@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from vidtwin.frames.clips import Geometry
-from vidtwin.latent_sets.items import Columns, Content, Item
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import NAMES, Latents
+
+if TYPE_CHECKING:  # it brings the video library, which reading does without
+    from vidtwin.latent_sets.items import Columns, Content, Item
 
 LEVELS = 127  # of int8, to each side
 
@@ -50,7 +52,7 @@ def latent_fields(plan: Plan) -> dict[str, tuple[int, ...]]:
     return shapes | ({f"{name}_logvar": shape for name, shape in shapes.items()} if plan.logvar else {})
 
 
-def schema(plan: Plan, columns: Columns = ()) -> Any:
+def schema(plan: Plan, columns: "Columns" = ()) -> Any:
     """The Arrow schema of the rows of a plan; `columns` are carried over, with any values of their types."""
     pa = needs_pyarrow()
     f, kinds = plan.config.frames, {int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -84,8 +86,8 @@ def schema(plan: Plan, columns: Columns = ()) -> Any:
 
 def table(
     plan: Plan,
-    item: Item,
-    content: Content,
+    item: "Item",
+    content: "Content",
     size: tuple[int, int],
     fps: Fraction,
     geometry: Geometry,

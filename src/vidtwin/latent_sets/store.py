@@ -16,19 +16,19 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vidtwin.checked import fact, parse_json
 from vidtwin.files import atomic_output, check_regular, file_hash, in_line, write_json
 from vidtwin.latent_sets.items import Columns, Content, Item
+from vidtwin.latent_sets.manifest import DAMAGED, first_line, read_manifest
 from vidtwin.latent_sets.plan import FORMAT, Plan
 from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow, schema
 from vidtwin.latent_sets.spool import METADATA, Entry, Spool, entries_in, stored_values, to_json
 from vidtwin.latent_sets.statistics import Statistics
 from vidtwin.version import __version__
 
-DAMAGED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # of values of JSON that are not what they should be
 REMEDY = "use the same options, or another folder"
 PART_BYTES = 128 * 2**20  # of values in a part: it is closed after the item that reaches it
 FAILURES = "failures.jsonl"
@@ -130,7 +130,7 @@ class Store:
                 return []
             return [_failure(row) for row in rows]
         except (OSError, ValueError, needs_pyarrow().ArrowException) as error:
-            raise ValueError(f"{path}: cannot be read ({_first_line(error)}); delete it and run again") from error
+            raise ValueError(f"{path}: cannot be read ({first_line(error)}); delete it and run again") from error
 
     def _known(self) -> dict[str, dict[str, Any]]:
         """What the manifest of the run before says of its files."""
@@ -266,10 +266,6 @@ def _failure(row: Any) -> Entry:
     return Entry(fact(row, "key", str), content, 0, fact(row, "reason", str))
 
 
-def _first_line(error: Exception) -> str:
-    return in_line(next(iter(str(error).splitlines()), type(error).__name__))
-
-
 def read_entries(path: Path, plan: Plan | None = None) -> list[Entry]:
     """The items of a part. Raises ValueError for a file that is not one, or not of this plan."""
     pa = needs_pyarrow()
@@ -284,45 +280,7 @@ def read_entries(path: Path, plan: Plan | None = None) -> list[Entry]:
             raise ValueError("its statistics are of other latents")
         return entries
     except (OSError, *DAMAGED, pa.ArrowException) as error:
-        raise ValueError(f"{path}: not a part of a data set of latents ({_first_line(error)}); delete it, run again") from error
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Of a finished data set. Raises FileNotFoundError or ValueError for a folder without one."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        begun = (folder / "plan.json").is_file()
-        raise FileNotFoundError(
-            f"{folder}: is not finished; run the same vidtwin encode-dataset again"
-            if begun
-            else f"{folder}: is no data set of latents; make one with vidtwin encode-dataset"
-        )
-    try:
-        manifest: dict[str, Any] = parse_json(path.read_bytes())
-        files = fact(manifest, "files", list)
-        for file in files:
-            name = PurePosixPath(fact(file, "file", str))
-            fact(file, "rows", int, 0), fact(file, "bytes", int, 0), fact(file, "sha256", str)
-            if ".." in name.parts or name.is_absolute() or "\0" in str(name):
-                raise ValueError("names files outside its folder")
-        if len({file["file"] for file in files}) < len(files):
-            raise ValueError("names a file twice")
-        plan, statistics = Plan.from_dict(fact(manifest, "plan", dict)), Statistics.from_dict(fact(manifest, "statistics", dict))
-        if statistics.channels != tuple(shape[0] for shape in plan.config.latent_shapes):
-            raise ValueError("its statistics are of other latents")
-    except DAMAGED as error:
-        raise ValueError(
-            f"{path}: not the manifest of a data set of latents ({_first_line(error)}); run vidtwin encode-dataset again"
-        ) from error
-    try:
-        fact(manifest, "items", int, 0), fact(manifest, "failures", int, 0)
-        if fact(manifest, "rows", int, 0) != (there := sum(file["rows"] for file in files)):
-            raise ValueError(f"rows is {manifest['rows']}, its files have {there}")
-        if not all(isinstance(name, str) for name in fact(manifest, "columns", list)):
-            raise ValueError("columns are not names")
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); run vidtwin encode-dataset again") from error
-    return manifest
+        raise ValueError(f"{path}: not a part of a data set of latents ({first_line(error)}); delete it, run again") from error
 
 
 def _leaves(schema: Any) -> list[str]:

@@ -6,17 +6,17 @@ Letters: B batch, T source frames, F frames of a clip, (H, W) a source frame's s
 import copy
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from vidtwin.frames.clips import Geometry, chunks, fit
+from vidtwin.frames.clips import Geometry, chunks
 from vidtwin.model.checkpoint import shipped_names, weights_hash
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
@@ -24,14 +24,15 @@ from vidtwin.model.loading import load_weights
 from vidtwin.model.pretrained import as_device
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.motion.frames import FRAME_RULES, Windows, check_choice, check_count, frame_indices
-from vidtwin.motion.inputs import as_frames, to_unit
+from vidtwin.motion.inputs import Frames, as_episode, as_frames, as_videos, to_unit
 from vidtwin.motion.layouts import Dynamics, check_layout, motion_shape, pack, unpack
+from vidtwin.motion.presets import PRESETS, RESIZES, plan, resized
 from vidtwin.motion.record import describe_differences, make_record, read_record
 
-RESIZES = ("crop", "squash", "pad")
 DTYPES = ("float32", "bfloat16", "float16")
 
-Video = Tensor | np.ndarray
+Video = Any  # a tensor, an array; a path or a `data.recording.Recording`, which is not imported for the sake of the video library
+Order5 = Literal["BTCHW", "BCTHW", "BTHWC"]
 Motion = Tensor | Dynamics
 
 
@@ -39,9 +40,10 @@ class MotionExtractor:
     """Videos of any length and size -> posterior means of z_D, in a layout; frozen, and deterministic.
 
     A video is uint8 in 0..255, or floating in [0, 1] (`value_range="unit"`, the default) or in [-1, 1] ("symmetric"), values being
-    allowed to reach 0.001 beyond. Its axes are named by `order`; left out, they are recognised if exactly one of the two axes that
-    may hold the colours has size 3 and the last one has not, and refused otherwise. What comes back is float32, on the device of
-    the video (on the CPU for an array), without gradients, and not changed by an autocast around the call.
+    allowed to reach 0.001 beyond. Its axes are named by `order`; left out, they are recognised if exactly one of the axes that may
+    hold the colours has size 3, and refused otherwise. Or it is a path, or a `Recording` of `data.sources.recordings`, an episode
+    of a LeRobot data set for one, of which only the frames of a window are in memory. What comes back is float32, on the device
+    of the video (else on the CPU), without gradients, and not changed by an autocast around the call.
 
     Args:
         weights: a `VidTwin` in float32, of which a copy is taken, or a name as `load_weights` takes it.
@@ -49,7 +51,7 @@ class MotionExtractor:
         frames: how F frames are chosen from T: "floor" or "round" of F even steps from the first to the last, or "stride",
             every n-th from the first.
         resize: "crop" (shorter side to the model's, bilinear with antialias, centre kept), "squash" (stretched) or "pad" (black
-            bars); the pixels of `frames.clips.to_clip`.
+            bars), the pixels of `frames.clips.to_clip`; or "crop-round" or "squash-plain", as `motion.presets` says.
         config: of weights in Microsoft's layout, as `load_weights`.
         device: where frames are resized and the model runs.
         dtype: of the model's weights and activations. A clip whose latent is not finite in a lower one is encoded in float32,
@@ -67,7 +69,7 @@ class MotionExtractor:
         weights: VidTwin | str | Path,
         layout: Literal["cowvla", "per_frame", "xy", "raw"] = "cowvla",
         frames: Literal["floor", "round", "stride"] = "floor",
-        resize: Literal["crop", "squash", "pad"] = "crop",
+        resize: Literal["crop", "squash", "pad", "crop-round", "squash-plain"] = "crop",
         *,
         config: str | VidTwinConfig = "auto",
         device: str | torch.device = "cpu",
@@ -93,6 +95,16 @@ class MotionExtractor:
         self._cast = self.model if dtype == "float32" else copy.deepcopy(self.model).to(getattr(torch, dtype))
         self._warned = False
 
+    @classmethod
+    def preset(cls, name: Literal["cowvla", "smolw", "dialga"], weights: VidTwin | str | Path, **options: Any) -> "MotionExtractor":
+        """The extractor that gives the numbers of a known user of VidTwin; `options` are those of the class, and come first.
+
+        Raises:
+            ValueError: another name; else as the class says.
+        """
+        check_choice("name", name, tuple(PRESETS))
+        return cls(weights, **PRESETS[name] | options)
+
     @property
     def shape(self) -> tuple[Any, ...]:
         """Of a clip's motion latent, without the batch axis; for "raw" the shapes of x and of y."""
@@ -104,19 +116,20 @@ class MotionExtractor:
         return prod(self.config.dynamics_x_shape) + prod(self.config.dynamics_y_shape)
 
     def __call__(
-        self, video: Video, order: Literal["BTCHW", "BCTHW"] | None = None, value_range: Literal["unit", "symmetric"] | None = None
+        self, video: Video, order: Order5 | None = None, value_range: Literal["unit", "symmetric"] | None = None
     ) -> Motion:
-        """Videos (B, T, 3, H, W) or (B, 3, T, H, W) -> (B, *shape), or `Dynamics` of x (B, d, f, w) and y (B, d, f, h)."""
-        frames = as_frames(video, 5, order, value_range)
-        return self._motion(self._clips(frames, value_range), frames.device)
+        """Videos (B, T, 3, H, W), (B, 3, T, H, W) or (B, T, H, W, 3), or one path (B = 1) -> (B, *shape), or for "raw"
+        `Dynamics` of x (B, d, f, w) and y (B, d, f, h)."""
+        videos = as_videos(video, order, value_range)
+        return self._motion(self._clips(videos, value_range), videos[0].device)
 
     def posterior(
-        self, video: Video, order: Literal["BTCHW", "BCTHW"] | None = None, value_range: Literal["unit", "symmetric"] | None = None
+        self, video: Video, order: Order5 | None = None, value_range: Literal["unit", "symmetric"] | None = None
     ) -> Posterior:
         """q(z_S, z_D | x) of the same clips, float32, Structure included; its mean is what the call itself lays out."""
-        frames = as_frames(video, 5, order, value_range)
-        tensors = self._encode(self._clips(frames, value_range), _moments)
-        return Posterior(Latents(*tensors[:3]), Latents(*tensors[3:])).to(frames.device)
+        videos = as_videos(video, order, value_range)
+        tensors = self._encode(self._clips(videos, value_range), _moments)
+        return Posterior(Latents(*tensors[:3]), Latents(*tensors[3:])).to(videos[0].device)
 
     def episode(
         self,
@@ -124,11 +137,12 @@ class MotionExtractor:
         window: int | None = None,
         stride: int = 1,
         padding: Literal["edge", "drop"] = "edge",
-        align: Literal["past", "center", "future"] = "past",
-        order: Literal["TCHW", "CTHW"] | None = None,
+        align: Literal["past", "center", "future", "next"] = "past",
+        order: Literal["TCHW", "CTHW", "THWC"] | None = None,
         value_range: Literal["unit", "symmetric"] | None = None,
     ) -> Motion:
-        """A motion latent for each of N steps of an episode (T, 3, H, W) or (3, T, H, W): (N, ...), of the layout's shape.
+        """A motion latent for each of N steps of an episode (T, 3, H, W), (3, T, H, W) or (T, H, W, 3), or a file:
+        (N, ...), of the layout's shape. A bar on a terminal shows how far it is, if it takes longer than two seconds.
 
         `window` source frames (default F) around each of the steps 0, stride, 2 stride, ... are a video of their own, of which
         `frames` chooses F; `Windows` says which, and `Windows(...).over(T)` gives the steps. Each frame is resized once.
@@ -137,7 +151,7 @@ class MotionExtractor:
             ValueError: as the class says; or padding="drop" and an episode shorter than its windows.
         """
         windows = self._windows(window, stride, padding, align)
-        frames = as_frames(video, 4, order, value_range)
+        frames = as_episode(video, windows.window, order, value_range)
         steps = windows.over(len(frames))
         if not steps:
             raise ValueError(f"window={windows.window}: the episode has {len(frames)} frames; shorten it or use padding='edge'")
@@ -145,7 +159,7 @@ class MotionExtractor:
 
         def clips() -> Iterable[Tensor]:
             fitted: dict[int, Tensor] = {}  # frames that a later window may show
-            for places in steps.values():
+            for places in tqdm(steps.values(), unit="window", leave=False, delay=2, disable=None):
                 fitted = {place: frame for place, frame in fitted.items() if place >= places[0]}
                 shown = [places[index] for index in chosen]
                 for place in shown:
@@ -233,17 +247,17 @@ class MotionExtractor:
     def _chosen(self, length: int) -> list[int]:
         return frame_indices(length, self.config.frames, self.frames, self.stride)
 
-    def _geometry(self, frames: Tensor) -> Geometry:
+    def _geometry(self, frames: Frames) -> Geometry:
         height, width = frames.shape[-2:]
-        return Geometry.plan(self.resize, (height, width), (self.config.height, self.config.width))
+        return plan(self.resize, (height, width), (self.config.height, self.config.width))
 
     def _fit(self, frame: Tensor, geometry: Geometry, value_range: str | None) -> Tensor:
         """Frame (3, H, W) as it came -> (3, h, w) in [-1, 1] on the extractor's device; a frame at a time, so as in any batch."""
-        return fit(to_unit(frame.to(self.device), value_range), geometry)
+        return resized(to_unit(frame.to(self.device), value_range), self.resize, geometry)
 
-    def _clips(self, videos: Tensor, value_range: str | None) -> Iterable[Tensor]:
-        """Videos (B, T, 3, H, W) -> clips (3, F, h, w) in [-1, 1]."""
-        geometry, chosen = self._geometry(videos), self._chosen(videos.shape[1])
+    def _clips(self, videos: Sequence[Frames], value_range: str | None) -> Iterable[Tensor]:
+        """B videos of T frames (3, H, W) -> clips (3, F, h, w) in [-1, 1]."""
+        geometry, chosen = self._geometry(videos[0]), self._chosen(len(videos[0]))
         for video in videos:
             fitted = {place: self._fit(video[place], geometry, value_range) for place in dict.fromkeys(chosen)}
             yield torch.stack([fitted[place] for place in chosen], dim=1)
@@ -290,12 +304,12 @@ class MotionStream:
         self._seen: deque[Tensor] = deque(maxlen=self.windows.window)  # resized
 
     def push(self, frame: Video, value_range: Literal["unit", "symmetric"] | None = None) -> Motion | None:
-        """The next frame (3, H, W) -> the latent of its step, of the extractor's `shape`; None where `episode` has no step.
+        """The next frame (3, H, W) or (H, W, 3) -> the latent of its step, of `extractor.shape`; None where `episode` has none.
 
         Raises:
             ValueError: as `MotionExtractor`; or a frame of another size than those before it, which is then not counted.
         """
-        pixels = as_frames(frame, 3, "CHW", value_range)
+        pixels = as_frames(frame, 3, None, value_range)
         geometry = self.extractor._geometry(pixels)
         if self._geometry not in (None, geometry):
             height, width = pixels.shape[-2:]

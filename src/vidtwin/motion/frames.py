@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 FRAME_RULES = ("floor", "round", "stride")
-ALIGNMENTS = ("past", "center", "future")
+ALIGNMENTS = ("past", "center", "future", "next")
 PADDINGS = ("edge", "drop")
 
 
@@ -35,7 +35,7 @@ class Windows:
         padding: what happens where a window reaches over an end: "edge" repeats the first or last frame, so that every step has a
             window; "drop" leaves the step out.
         align: where step t stands in its window: "past" at its end (t - window + 1 .. t: nothing that a policy has not seen yet),
-            "future" at its start (t .. t + window - 1), "center" at place window // 2.
+            "future" at its start (t .. t + window - 1), "next" before it (t + 1 .. t + window), "center" at place window // 2.
 
     Raises:
         ValueError: names the option, the value and the choices.
@@ -44,7 +44,7 @@ class Windows:
     window: int
     stride: int = 1
     padding: Literal["edge", "drop"] = "edge"
-    align: Literal["past", "center", "future"] = "past"
+    align: Literal["past", "center", "future", "next"] = "past"
 
     def __post_init__(self) -> None:
         check_count("window", self.window)
@@ -58,7 +58,7 @@ class Windows:
         Windows(3, stride=2).over(5) -> {0: [0, 0, 0], 2: [0, 1, 2], 4: [2, 3, 4]}; with padding="drop" step 0 is left out; with
         align="future" it is {0: [0, 1, 2], 2: [2, 3, 4], 4: [4, 4, 4]}, with "center" {0: [0, 0, 1], 2: [1, 2, 3], 4: [3, 4, 4]}.
         """
-        before = {"past": self.window - 1, "center": self.window // 2, "future": 0}[self.align]
+        before = {"past": self.window - 1, "center": self.window // 2, "future": 0, "next": -1}[self.align]
         windows = {}
         for step in range(0, length, self.stride):
             first, last = step - before, step - before + self.window - 1

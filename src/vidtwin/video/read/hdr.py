@@ -22,10 +22,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorTrc
+from av.video.stream import VideoStream
+
+from vidtwin.video.pyav import color_tags
 
 PQ, HLG, SDR = "PQ", "HLG", "SDR"
-TRANSFERS: dict[int, str] = {ColorTrc.SMPTE2084: PQ, ColorTrc.ARIB_STD_B67: HLG}
+TRANSFERS = {16: PQ, 18: HLG}  # by H.273's numbers
+BT709, BT2020 = 1, 9  # H.273's numbers of primaries
 WHITE = 203.0  # nits of reference white (BT.2408): of a sheet of paper, not of highlights
 PEAK = 1000.0  # nits that become the white of the SDR picture; what is brighter is not told apart
 SDR_GAMMA = 2.4
@@ -45,12 +48,13 @@ class Light:
     wide: bool
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> "Light | None":
-        """As a decoded frame is tagged; None for what needs no conversion. Untagged primaries of PQ and HLG are BT.2020."""
-        transfer = TRANSFERS.get(frame.color_trc, SDR)
+    def of(cls, frame: VideoFrame, stream: VideoStream) -> "Light | None":
+        """As a decoded frame of a stream is tagged; None: no conversion. Untagged primaries of PQ and HLG are BT.2020."""
+        number, primaries = color_tags(frame, stream)
+        transfer = TRANSFERS.get(number, SDR)
         if transfer == SDR:
-            return cls(SDR, True) if frame.color_primaries == ColorPrimaries.BT2020 else None
-        return cls(transfer, frame.color_primaries != ColorPrimaries.BT709)
+            return cls(SDR, True) if primaries == BT2020 else None
+        return cls(transfer, primaries != BT709)
 
     def __str__(self) -> str:
         return f"{self.transfer}, BT.2020" if self.wide else self.transfer

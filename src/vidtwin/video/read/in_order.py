@@ -52,7 +52,7 @@ def probe(path: VideoFile) -> VideoInfo:
             codec=stream.codec_context.codec.canonical_name,
             pixel_format=frame.format.name,
             rotation=frame.rotation,
-            color_space=color_matrix(frame)[0],
+            color_space=color_matrix(frame, stream)[0],
             color_range=color_range(frame).name.replace("JPEG", "full").replace("MPEG", "limited"),
             has_audio=bool(container.streams.audio),
             time_base=stream.time_base,

@@ -6,9 +6,10 @@ from fractions import Fraction
 import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 
+import vidtwin.video.pyav as pyav
 import vidtwin.video.read.hdr as hdr
 from vidtwin.frames.orientation import Orientation
 from vidtwin.video.read.decode import MAX_PIXELS, VideoFile, too_large
@@ -35,14 +36,14 @@ UNTAGGED = (0, 2, 3)  # H.273: RGB, unspecified, reserved
 TRANSPARENCY = "transparency is dropped: what is see-through shows the colour stored under it"
 
 
-def color_matrix(frame: VideoFrame) -> tuple[str, int | None]:
+def color_matrix(frame: VideoFrame, stream: VideoStream) -> tuple[str, int | None]:
     """Name and number of the matrix a frame is converted with: its tag, or a guess.
 
     The guess is BT.2020 beside a transfer or primaries that go with it, else BT.709 from 720 lines and BT.601 below.
     """
     if frame.format.is_rgb:
         return "rgb", None
-    light = hdr.Light.of(frame)
+    light = hdr.Light.of(frame, stream)
     guess = 9 if light is not None and light.wide else 1 if frame.height >= 720 else 5
     return MATRICES.get(frame.colorspace, MATRICES[guess])
 
@@ -83,7 +84,7 @@ def stored_pixel_aspect(stream: VideoStream) -> Fraction:
 def what_is_lost(stream: VideoStream, frame: VideoFrame) -> tuple[str, ...]:
     """The notes of `VideoInfo`, judged by the first frame, which must not have been made a picture yet."""
     notes = []
-    light = hdr.Light.of(frame)
+    light = hdr.Light.of(frame, stream)
     if light is not None:
         kind = (
             "wide colour (BT.2020) is converted to BT.709" if light.transfer == hdr.SDR else f"HDR ({light}) is tone-mapped to SDR"
@@ -98,7 +99,7 @@ def what_is_lost(stream: VideoStream, frame: VideoFrame) -> tuple[str, ...]:
         notes.append(TRANSPARENCY)
     if not frame.format.is_rgb and frame.colorspace not in (*MATRICES, *UNTAGGED):
         notes.append(
-            f"its colour matrix (H.273 number {frame.colorspace}) is not known here and taken for {color_matrix(frame)[0]}"
+            f"its colour matrix (H.273 number {frame.colorspace}) is not known here and taken for {color_matrix(frame, stream)[0]}"
         )
     return tuple(notes)
 
@@ -123,7 +124,7 @@ class Pictures:
         self, path: VideoFile, stream: VideoStream, square_pixels: bool = True, size: tuple[int, int] | None = None
     ) -> None:
         self._pixel_aspect = stored_pixel_aspect(stream) if square_pixels else Fraction(1)
-        self._path = path
+        self._path, self._stream = path, stream
         self._own = _Own()
         self.size = size
 
@@ -137,18 +138,19 @@ class Pictures:
 
     def __call__(self, frame: VideoFrame, planar: bool = False) -> np.ndarray:
         """The picture; if `planar`, made in this thread alone, and its memory may be that of an array (3, H, W)."""
-        orientation, light, matrix = Orientation.of(frame), hdr.Light.of(frame), color_matrix(frame)[1]
+        stream = self._stream
+        orientation, light, matrix = Orientation.of(frame), hdr.Light.of(frame, stream), color_matrix(frame, stream)[1]
         height, width = orientation.size(self.fit(frame))
-        # PyAV 18 hides from swscale what is not converted, PyAV 17 does not: reserved values would then be refused, and so
-        # would BT.2020 with constant luminance (10), which swscale can only convert as the other BT.2020 (9).
-        frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
-        if frame.colorspace == 10:
+        pyav.forget_color_tags(frame)
+        if frame.colorspace == 10:  # BT.2020 with constant luminance, which swscale can only convert as the other BT.2020
             frame.colorspace = 9
         rgb24 = "rgb24" if frame.format.is_rgb else PLANAR
         levels = color_range(frame)
         try:
-            rgb = self._own.reformatter.reformat(
+            rgb = pyav.reformat(
+                self._own.reformatter,
                 _with_chroma(frame, levels),
+                threads=1 if planar else 0,
                 width=width,
                 height=height,
                 format=rgb24 if light is None else "rgb48le",
@@ -156,7 +158,6 @@ class Pictures:
                 src_color_range=levels,
                 dst_color_range=ColorRange.JPEG,
                 interpolation=SCALER,
-                threads=1 if planar else 0,
             )
         except FFmpegError as error:
             kind = f"{frame.width}x{frame.height} {frame.format.name}"

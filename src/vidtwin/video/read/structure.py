@@ -14,7 +14,8 @@ import numpy as np
 from av.video.stream import VideoStream
 
 import vidtwin.video.read.matroska as matroska
-from vidtwin.video.read.decode import TarMember, VideoFile, file_holding
+from vidtwin.video.pyav import shown_entries
+from vidtwin.video.read.decode import Tally, TarMember, VideoFile, demux_packets, file_holding, open_video
 
 TS_PACKETS = (188, 192, 204)  # bytes: plain, with a time (.m2ts), with error correction
 ALIGNED = 5  # packets of a transport stream in a row that begin with SYNC, which tell where they begin
@@ -49,7 +50,11 @@ def stated_frames(path: VideoFile, stream: VideoStream) -> int | None:
     if not stream.frames:
         return None
     if stream.container.format.name.startswith("mov"):  # its index is complete, and edited
-        return sum(not entry.is_discard for entry in stream.index_entries) or stream.frames
+        shown = shown_entries(stream)
+        if shown is None:
+            with open_video(path) as (container, video):
+                return stream.frames - sum(packet.is_discard for packet in demux_packets(container, video, Tally()))
+        return shown or stream.frames
     if stream.container.format.name == "avi":
         with _opened(path) as (data, begin, end):
             return stream.frames - _empty_chunks(data, begin, end, stream.index)

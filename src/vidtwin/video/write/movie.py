@@ -19,6 +19,7 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from vidtwin.frames.orientation import Orientation
+from vidtwin.video.pyav import TURNS
 from vidtwin.video.read.decode import VideoFile
 from vidtwin.video.read.matroska import PLACEHOLDER, set_display_size
 from vidtwin.video.read.tracks import Span
@@ -185,12 +186,13 @@ class Movie:
         stream: Any = container.add_stream(self.settings.encoder, rate=self.fps, options=dict(self.settings.options))
         configure(stream.codec_context, self.settings, self.size, self.fps, self.pixel_aspect)
         stream.time_base = Fraction(1, rate)
-        stream.disposition = Disposition.default
+        stream.disposition = Disposition.default.value  # a number, as PyAV 15 takes it
         if is_matroska:
             if self.pixel_aspect != 1:
                 stream.metadata["title"] = PLACEHOLDER
         else:
-            stream.set_display_matrix(self.orientation.display_matrix)
+            if TURNS:
+                stream.set_display_matrix(self.orientation.display_matrix)
             if self.settings.encoder == "libx265":
                 stream.codec_context.codec_tag = "hvc1"  # the one of the two names that Apple's players know
         return stream

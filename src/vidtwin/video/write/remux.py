@@ -13,8 +13,9 @@ from typing import Any
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
-from av.stream import Discard, Disposition, Stream
+from av.stream import Disposition, Stream
 
+import vidtwin.video.pyav as pyav
 from vidtwin.video.read import images
 from vidtwin.video.read.decode import VideoFile, open_video
 from vidtwin.video.read.tracks import KINDS, QUICKTIME_LANGUAGES, Span, Track, first_packets, holds, name_of
@@ -105,7 +106,7 @@ class Copy:
             return
         for stream in self._inputs:
             out: Any = container.add_stream_from_template(stream, opaque=True)
-            out.disposition = stream.disposition
+            out.disposition = stream.disposition.value
             out.metadata.update({STREAM_TAGS[tag]: text for tag, text in stream.metadata.items() if tag in STREAM_TAGS})
             if self._suffix == ".mov" and stream.language in QUICKTIME_LANGUAGES:
                 out.metadata["language"] = QUICKTIME_LANGUAGES[stream.language]
@@ -122,8 +123,7 @@ class Copy:
         timed = [stream for stream in self._inputs if stream.type in KINDS]
         if self._container is None or not timed:
             return
-        for stream in self._container.streams:
-            stream.discard = Discard.default if stream in timed else Discard.all
+        pyav.read_only(self._container, timed)
         is_matroska = CONTAINERS[self._suffix] in ("matroska", "webm")
         restarts = self._container.format.name in JOINED
         copies = [Track(stream, self._outputs[stream.index], self._origin, self._span, is_matroska, restarts) for stream in timed]
@@ -141,12 +141,15 @@ class Copy:
     def _reason_against(self, stream: Stream, sample: Packet | None) -> str | None:
         """Why a stream beside the picture is not copied; None if it is, and "" if it needs no words. sample: a packet of it."""
         container = CONTAINERS[self._suffix]
-        if stream.type == "data" and stream.discard == Discard.all:  # the titles of chapters, as MP4 stores them
+        assert self._container is not None
+        if pyav.is_chapter_titles(stream, self._container):
             return ""
         if stream.type == "video":
             return f"{'cover art' if stream.disposition & Disposition.attached_pic else name_of(stream)} left out"
         if stream.type not in (*KINDS, "attachment"):
             return f"{name_of(stream)} left out"
+        if stream.type == "attachment" and not pyav.CHAPTERS:
+            return f"{name_of(stream)} left out: it needs PyAV 16"
         if stream.type != "attachment" and stream.codec_context is None:
             return f"{name_of(stream)} left out: its codec is unknown"
         held = container == "matroska" if stream.type == "attachment" else holds(container, stream, sample)
@@ -158,8 +161,10 @@ class Copy:
 
     def _add_chapters(self, container: OutputContainer) -> None:
         assert self._container is not None
+        if not pyav.CHAPTERS:
+            self.notes.append("chapters, if there are any, left out: they need PyAV 16")
         chapters: list[Any] = []
-        for chapter in self._container.chapters():
+        for chapter in pyav.chapters_of(self._container):
             time_base = chapter["time_base"] or Fraction(0)
             start, end = (chapter[side] * time_base - self._origin for side in ("start", "end"))
             start, end = max(start, Fraction(0)), min(end, self._end - self._origin)

@@ -21,6 +21,7 @@ from av.error import FFmpegError
 
 from vidtwin.files import check_writable, make_readable
 from vidtwin.frames.orientation import Orientation
+from vidtwin.video.pyav import TURNS
 from vidtwin.video.read.decode import VideoFile, file_holding
 from vidtwin.video.read.tracks import Span
 from vidtwin.video.write.encoder import FrameEncoder, padded
@@ -95,7 +96,8 @@ class VideoWriter:
             raise ValueError(f"{path}: there is nothing to resume without a job; say what the job is")
         self._path, self._target, self._fps, self._clock = path, Path(path), rate, clock
         self._is_png = is_picture_sequence(path)
-        turned = orientation if CONTAINERS.get(self._target.suffix.lower()) in ("mp4", "mov") and not self._is_png else UPRIGHT
+        can_turn = TURNS and CONTAINERS.get(self._target.suffix.lower()) in ("mp4", "mov") and not self._is_png
+        turned = orientation if can_turn else UPRIGHT
         self._orientation, self._size, self._pixel_aspect = turned, size, pixel_aspect
         encoding.check(path, turned.size(size))
         self._encoding, self._job, self._resume = encoding, job, resume
