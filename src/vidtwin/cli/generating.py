@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, UsageError, device_of
+from vidtwin.cli.options import Device, Output, UsageError, check_not_written, device_of
 from vidtwin.generation.config import GUIDANCE
 
 
@@ -56,6 +56,7 @@ def train_generator_command(
         seed: in place of the recipe's.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
+    check_not_written(out)
     try:
         from vidtwin.training.generator import train_generator
         from vidtwin.training.generator_recipe import GeneratorRecipe

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, UsageError, device_of
+from vidtwin.cli.options import Device, Output, UsageError, check_not_written, device_of
 
 
 def train_command(
@@ -35,6 +35,7 @@ def train_command(
         init_from: weights to start from, in place of the recipe's.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
+    check_not_written(out)
     try:
         from vidtwin.training.autoencoder import train
         from vidtwin.training.recipe import Recipe, read_recipe
