@@ -87,7 +87,7 @@ class Stills:
     def frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         """`read.iter_frames`; opens no image but these, and the first for its size."""
         check_start(self.path, start, self.count)
-        size, several = self._picture(0).shape[:2], []
+        size, several = self._picture(0).shape[:2], list[str]()
         for number in range(start, self.count if stop is None else min(stop, self.count)):
             yield Frame(self._picture(number, (size[0], size[1]), several), number, 1 / self.fps, 1)
         if several:
