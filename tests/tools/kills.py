@@ -110,7 +110,7 @@ def commands(folder: Path, source: Path) -> dict[str, tuple[list[str], str]]:
         "encode": (["encode", str(source), "--overlap", "4", "--resume"], ".vidtwin"),
         "reconstruct": (["reconstruct", str(source), "--overlap", "4", "--resume"], ".mp4"),
         "decode": (["decode", str(latents), *TINY], ".mp4"),
-        "swap": (["swap", str(latents), str(latents), *TINY], ".mp4"),
+        "swap": (["swap", "--structure", str(latents), "--dynamics", str(latents), *TINY], ".mp4"),
         "encode-dataset": (["encode-dataset", str(videos)], ""),
         "train": (["train", str(recipe), "--device", "cpu"], ""),
         "generate": (["generate", "sprites", "--steps", "4", "--batch", "2", "--device", "cpu"], ""),
