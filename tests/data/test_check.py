@@ -94,6 +94,13 @@ def test_one_cut_between_two_clips_that_are_joined(assets, tmp_path):
     assert report.cuts_per_minute == pytest.approx(60 * 25 / len(frames))
 
 
+def test_a_name_cannot_fake_a_line_of_the_table(tmp_path):
+    (tmp_path / "a\nusable        9 of 9\x1b[2J.mp4").write_bytes(b"no video")
+    table = check_data(tmp_path).table()
+    assert r"a\nusable        9 of 9\x1b[2J.mp4" in table
+    assert sum(line.startswith("usable") for line in table.splitlines()) == 1 and "\x1b" not in table
+
+
 def test_interrupting_leaves_no_process_and_no_noise(tmp_path, clip):
     for number in range(3000):
         (tmp_path / f"{number}.mp4").symlink_to(clip)

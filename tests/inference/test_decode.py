@@ -1,3 +1,7 @@
+import dataclasses
+import tracemalloc
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +9,9 @@ import torch
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin
 from vidtwin.frames.clips import from_clip
-from vidtwin.inference.decode import Decoder, Output, decode_video, decode_windows, fade
+from vidtwin.frames.tiles import Tiling
+from vidtwin.inference import decode
+from vidtwin.inference.decode import Decoder, Output, decode_video, decode_windows, fade, write_decoded
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.reconstruct import reconstruct
@@ -13,6 +19,7 @@ from vidtwin.latents.file import LatentVideo, partial_path
 from vidtwin.latents.stream import Identity, LatentStream
 from vidtwin.video.read.reader import iter_frames, probe, read_video
 from vidtwin.video.write.encoding import Encoding
+from vidtwin.video.write.writer import VideoWriter
 
 EXACT = Output(Encoding(lossless=True))
 
@@ -111,6 +118,41 @@ def test_tiles_keep_the_size_of_the_source(model, write, tmp_path, size):
     height, width = size
     source = write(3, name="in.mkv", height=height - height % 2, width=width - width % 2)
     assert frames_of(model, source, policy="tile").shape[1:3] == probe(source).stored_size
+
+
+@pytest.mark.parametrize("overlap", [0, 6])
+def test_frames_that_wait_in_a_file_are_the_same(model, write, tmp_path, monkeypatch, overlap):
+    source = write(28, cuts=(20,))
+    in_memory = frames_of(model, source, policy="tile", overlap=overlap)
+    reconstruct(model, source, tmp_path / "a.mkv", policy="tile", overlap=overlap, output=EXACT)
+    monkeypatch.setattr(decode, "IN_MEMORY", 0)
+    assert np.array_equal(frames_of(model, source, policy="tile", overlap=overlap), in_memory)
+    reconstruct(model, source, tmp_path / "b.mkv", policy="tile", overlap=overlap, output=EXACT)
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+
+
+def test_a_large_size_in_a_header_takes_no_memory_for_it(model, write, monkeypatch):
+    """A window's frames are 31 MB here, and what its neighbour fades from 46 MB."""
+    source = write(16)
+    engine = Engine(model)
+    header = plan_header(engine, probe(source), Identity.of(model), policy="tile", overlap=6)
+    (window,) = encode_stream(engine, source, header).windows
+    header = dataclasses.replace(header, geometry=Tiling.plan((800, 800), header.geometry.model))
+    monkeypatch.setattr(decode, "IN_MEMORY", 0)
+    tracemalloc.start()
+    clip = torch.zeros(3, 16, 32, 32)
+    decoder = Decoder(engine, header)
+    decoded = decoder._finished(window, iter([clip] * header.tiles))
+    with VideoWriter(source.with_name("out.mp4"), Fraction(25), (800, 800)) as writer:
+        write_decoded(writer, decoded.since(14))
+    assert tracemalloc.get_traced_memory()[1] < 12e6
+    tracemalloc.stop()
+    assert decoded.frames.shape == (16, 800, 800, 3) and (decoded.frames == 128).all()
+
+
+def test_a_frame_beyond_all_videos_is_refused():
+    with pytest.raises(ValueError, match=r"source size 20000x20000: is more than 134217728 pixels; scale it down first"):
+        Tiling.plan((20000, 20000), (32, 32))
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 5), (7, 31), (12, 13), (30, None), (44, 45)])

@@ -61,6 +61,11 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def send_head(self):
+        """ "/403/..." is answered with 403."""
+        asked = self.path.split("/")[1]
+        return self.send_error(int(asked)) if asked.isdigit() else super().send_head()
+
 
 @pytest.fixture
 def server(tmp_path):
@@ -95,6 +100,31 @@ def test_urls(clip, tmp_path, server):
         assert file.name == "a.mp4"
     with pytest.raises(ValueError, match=r"nosuch://x: cannot be opened \(.*nosuch"):
         list_items("nosuch://x")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (403, r"HTTP 403 Forbidden\); ask for access to it, or copy it"),
+        (404, r"HTTP 404 Not Found\); check the address"),
+        (429, r"HTTP 429 Too Many Requests\); try again later"),
+        (503, r"HTTP 503 Service Unavailable\); try again later"),
+    ],
+)
+def test_what_a_server_answers_is_said_with_its_status(server, tmp_path, status, said):
+    address = f"{server[0]}/{status}"
+    (tmp_path / "list.txt").write_text(f"{address}/a.mp4\n")
+    (item,) = list_items(str(tmp_path / "list.txt"))
+    with pytest.raises(OSError, match=rf"/a.mp4: cannot be read \({said}$"), opened(item):
+        pass
+    for source, verb in ((f"{address}/list.csv", "read"), (f"{address}/folder/", "listed")):
+        with pytest.raises(OSError, match=rf"{source}: cannot be {verb} \({said}$"):
+            list_items(source)
+
+
+def test_a_server_that_is_not_there_is_said_with_the_reason(tmp_path):
+    with pytest.raises(OSError, match=r"http://127.0.0.1:9/a.csv: cannot be read \(Cannot connect to host 127.0.0.1:9 .*\); check"):
+        list_items("http://127.0.0.1:9/a.csv")
 
 
 @pytest.mark.parametrize(

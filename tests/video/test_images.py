@@ -94,6 +94,69 @@ def test_links_and_odd_names(save, tmp_path):
         read_video(tmp_path / "a")
 
 
+def tiff(path, frames, **first):
+    first_page, *rest = [Image.fromarray(frame) for frame in frames]
+    first_page.save(path, save_all=True, append_images=rest, **first)
+    return path
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_the_pages_of_a_tiff_are_frames(tmp_path, blobs, big):
+    frames = blobs(5)
+    path = tiff(tmp_path / "a.dat", frames, format="TIFF", big_tiff=big)
+    assert (read_video(path).frames == frames).all() and frame_count(path) == 5 and probe(path).frames == 5
+    assert [frame.time for frame in iter_frames(path, 3)] == [Fraction(3, 25), Fraction(4, 25)]
+    assert (read_clip(path, 1, 2, 2) == frames[[1, 3]]).all() and probe(path).fps == 25
+    assert (read_video(tiff(tmp_path / "one.tif", frames[:1])).frames == frames[:1]).all()
+
+
+def test_pages_of_other_sizes_are_scaled_and_smaller_copies_are_none(tmp_path, blobs):
+    pages = [Image.fromarray(frame) for frame in blobs(3)]
+    pages[1] = pages[1].resize((20, 20))
+    pages[1].encoderinfo = {"tiffinfo": {254: 1}}  # a thumbnail of the first
+    pages[2] = pages[2].resize((32, 24))
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    video = read_video(tmp_path / "a.tif")
+    assert video.frames.shape == (2, 48, 64, 3)
+    assert np.abs(video.frames[1] - np.asarray(pages[2].resize((64, 48), Image.Resampling.BICUBIC)).astype(int)).max() == 0
+
+
+def test_damage_in_a_later_page_is_said(tmp_path, blobs):
+    path = tiff(tmp_path / "a.tif", blobs(4), compression="raw")
+    with Image.open(path) as image:
+        image.seek(3)
+        strip = image.tag_v2[273][0]
+    path.write_bytes(path.read_bytes()[: strip + 100])
+    with pytest.warns(VideoWarning, match="a.tif: only 3 of 4 frames could be decoded"):
+        assert len(list(iter_frames(path))) == 3
+
+
+def test_in_a_folder_a_file_counts_once_and_pictures_left_out_are_said(tmp_path, blobs, save):
+    save("a/1.png", "a/4.webp")
+    tiff(tmp_path / "a" / "2.tif", blobs(3))
+    tiff(tmp_path / "a" / "3.png", blobs(2))
+    with pytest.warns(
+        VideoWarning, match=r"of 2.tif and 1 more only the first picture of several was read; give such a file alone"
+    ):
+        assert len(list(iter_frames(tmp_path / "a"))) == 4
+
+
+def test_a_tiff_of_endless_pages_is_refused(tmp_path, blobs, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PAGES", 3)
+    with pytest.raises(ValueError, match="a.tif: has more than 3 pages; split it"):
+        probe(tiff(tmp_path / "a.tif", blobs(4)))
+
+
+@pytest.mark.parametrize("path", ["a", "a/%d.png", "a/1.png", "a/2.mp4"])
+def test_a_pipe_is_not_waited_for(tmp_path, path):
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a" / "1.png")
+    os.mkfifo(tmp_path / "a" / "2.mp4")
+    for use in (probe, read_video, lambda path: list(iter_frames(path))):
+        with pytest.raises(OSError, match=r"[12]\.(png|mp4): is (a pipe, a socket|not a regular file)"):
+            use(tmp_path / path)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, blobs, orientation):
     exif = Image.Exif()

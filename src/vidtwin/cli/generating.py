@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, Settings, UsageError, counter, device_of
+from vidtwin.cli.options import Device, Output, Settings, UsageError, check_not_written, counter, device_of
 from vidtwin.generation.config import GUIDANCE
 
 
@@ -58,6 +58,7 @@ def train_generator_command(
         set: another key of the recipe, as in --set method=flow; may be given several times.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
+    check_not_written(out)
     try:
         from vidtwin.training.generator import train_generator
         from vidtwin.training.generator_recipe import GeneratorRecipe

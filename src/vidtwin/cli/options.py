@@ -1,5 +1,6 @@
 """Options that several commands have, what they mean here, and how commands refuse and speak."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import torch
 from tqdm import tqdm
 from tyro.conf import UseAppendAction, arg
 
-from vidtwin.files import check_writable, printable
+from vidtwin.files import check_writable, locked, printable
 from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.latents.stream import Identity
@@ -93,6 +94,13 @@ class ModelOptions:
             raise UsageError("--compile and --low-memory: not for an exported model; leave them out")
         exported = OnnxModel(self.weights)
         return Engine(exported, batch=self.batch, check_db=self.check), exported.identity
+
+
+def check_not_written(out: Path) -> None:
+    """Refuse the folder of another run before the imports of a training, in the process that will lock it. Raises as `locked`."""
+    if out.is_dir() and os.environ.get("RANK", "0") == "0":
+        with locked(out):
+            pass
 
 
 def wanted(name: Precision) -> Literal["auto"] | torch.dtype:

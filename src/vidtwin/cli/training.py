@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, Settings, UsageError, device_of
+from vidtwin.cli.options import Device, Output, Settings, UsageError, check_not_written, device_of
 
 
 def train_command(
@@ -37,6 +37,7 @@ def train_command(
         set: another key of the recipe, as in --set loss.kl=0.001; may be given several times.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
+    check_not_written(out)
     try:
         from vidtwin.training.autoencoder import train
         from vidtwin.training.recipe import Recipe, read_recipe

@@ -77,7 +77,7 @@ class DataReport:
         """For people; a line each for what is counted, and for every recording that is not whole."""
         rate = "every frame" if self.sample_fps is None else f"{self.sample_fps:g} fps"
         lines = {
-            "source": self.source,
+            "source": in_line(self.source),
             "recordings": f"{self.recordings:,}",
             "usable": f"{self.usable:,} hold a clip of {self.clip_frames} frames at {rate}",
             "too short": f"{len(self.too_short):,}",
@@ -98,7 +98,7 @@ class DataReport:
             lines["left out"] = f"{sum(self.left_out.values()):,} files of other suffixes: {', '.join(kinds[:8])}{more}"
         rows = [f"{name:14}{value}" for name, value in lines.items()]
         for kind, names in (("too short", self.too_short), ("broken", self.broken), ("damaged", self.damaged)):
-            rows += [f"{kind}: {name}: {reason}" for name, reason in names]
+            rows += [f"{kind}: {in_line(name)}: {in_line(reason)}" for name, reason in names]
         return "\n".join(rows)
 
 

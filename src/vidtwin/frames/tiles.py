@@ -18,6 +18,7 @@ from torch import Tensor
 from vidtwin.frames.clips import Geometry
 
 POLICY = "tile"
+MAX_PIXELS = 2**27  # of a frame, as videos are read
 MAX_SIDE = 2**17  # of frames; what a damaged file states can be anything
 
 
@@ -53,6 +54,8 @@ class Tiling:
             raise ValueError(f"source size {W}x{H} is empty; both sides must be at least 1")
         if max(H, W) > MAX_SIDE:
             raise ValueError(f"source size {W}x{H}: sides may be {MAX_SIDE} at most")
+        if H * W > MAX_PIXELS:
+            raise ValueError(f"source size {W}x{H}: is more than {MAX_PIXELS} pixels; scale it down first")
         if not 0 <= self.overlap <= min(h, w) // 2:
             raise ValueError(f"tile_overlap={self.overlap}: give 0 to {min(h, w) // 2}, half of the model's size")
 

@@ -2,15 +2,19 @@
 
 Where windows share frames, one fades into the next, but never across a shot cut: there the picture changes from the one to the
 other. Where tiles share pixels, they are blended (`frames.tiles`). Padding is cut away, so that N frames in are N frames out.
+The bands of large frames wait in a temporary file, and a frame at a time is put together.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import islice
+from math import prod
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,6 +33,8 @@ from vidtwin.video.read.reader import VideoInfo, info_of
 from vidtwin.video.write.encoding import Encoding
 from vidtwin.video.write.writer import VideoWriter
 
+IN_MEMORY = 2**29  # bytes of a window's frames; more wait in a temporary file
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -38,29 +44,28 @@ class Decoded:
         ticks: their timestamps.
         fit: how they were fitted to the model.
         clip: as the model gives them, (3, n, h, w) in [-1, 1]; None for tiles.
-        merged: for tiles, as they are written: uint8 (n, H, W, 3).
+        bands: for tiles, from the top, as they are written: uint8 (n, rows, W, 3).
     """
 
     first: int
     ticks: tuple[int, ...]
     fit: Fit
     clip: Tensor | None = None
-    merged: np.ndarray | None = None
+    bands: tuple[np.ndarray, ...] = ()
 
     @cached_property
     def frames(self) -> np.ndarray:
         """uint8 (n, H, W, 3) as they are written; made when first asked for."""
         if self.clip is None:
-            assert self.merged is not None
-            return self.merged
+            return np.concatenate(self.bands, axis=1)
         assert isinstance(self.fit, Geometry)
         return from_clip(self.clip, self.fit)
 
     def since(self, frame: int) -> "Decoded":
         """Without the frames before number `frame`."""
         skip = max(0, frame - self.first)
-        clip, merged = None if self.clip is None else self.clip[:, skip:], None if self.merged is None else self.merged[skip:]
-        return Decoded(self.first + skip, self.ticks[skip:], self.fit, clip, merged)
+        clip, bands = None if self.clip is None else self.clip[:, skip:], tuple(band[skip:] for band in self.bands)
+        return Decoded(self.first + skip, self.ticks[skip:], self.fit, clip, bands)
 
 
 class Decoder:
@@ -84,16 +89,17 @@ class Decoder:
         count = len(window.ticks) if window.last else header.stride
         first, ticks = window.index * header.stride, window.ticks[:count]
         if isinstance(fit, Tiling):
-            frames = np.empty((count, *fit.output_size, 3), np.uint8)
-            for top, pixels in fit.merge(clips):
-                rows = self._faded(top, pixels, window)[:, :count]
-                frames[:, top : top + rows.shape[2]] = levels(rows).permute(1, 2, 3, 0).numpy()
-            return Decoded(first, ticks, fit, merged=frames)
+            bands = []
+            with TemporaryFile() if 3 * count * prod(fit.output_size) > IN_MEMORY else nullcontext() as file:
+                for top, pixels in fit.merge(clips):
+                    rows = self._faded(top, pixels, window, file)[:, :count]
+                    bands.append(_kept(levels(rows).permute(1, 2, 3, 0).numpy(), file))
+            return Decoded(first, ticks, fit, bands=tuple(bands))
         (clip,) = clips
         return Decoded(first, ticks, fit, self._faded(0, clip, window)[:, :count])
 
-    def _faded(self, top: int, pixels: Tensor, window: Window) -> Tensor:
-        """(3, f, rows, W), its first frames faded in from the window before; its last ones are kept for the next."""
+    def _faded(self, top: int, pixels: Tensor, window: Window, file: IO[bytes] | None = None) -> Tensor:
+        """(3, f, rows, W), its first frames faded in from the window before; its last ones are kept for the next, in `file`."""
         shared = self._header.overlap
         if not shared:
             return pixels
@@ -101,8 +107,20 @@ class Decoder:
             weights = fade(window.cuts[:shared], shared)[:, None, None]
             fading = torch.lerp(self._tails[top], pixels[:, :shared], weights)
             pixels = torch.cat([fading, pixels[:, shared:]], dim=1)
-        self._tails[top] = pixels[:, self._header.stride :].clone()
+        self._tails[top] = torch.from_numpy(_kept(pixels[:, self._header.stride :].clone().numpy(), file))
         return pixels
+
+
+def _kept(values: np.ndarray, file: IO[bytes] | None) -> np.ndarray:
+    """The same values, which lie in a file if there is one. Raises OSError where it has no room."""
+    if file is None:
+        return values
+    at = file.tell()
+    file.write(np.ascontiguousarray(values).data)
+    file.flush()
+    kept = np.memmap(file, values.dtype, "c", at, values.shape)
+    file.seek(at + values.nbytes)
+    return kept
 
 
 def fade(cuts: tuple[bool, ...], shared: int) -> Tensor:
@@ -118,7 +136,11 @@ def fade(cuts: tuple[bool, ...], shared: int) -> Tensor:
 
 def write_decoded(writer: VideoWriter, decoded: Decoded) -> None:
     """Make the frames and write them: work for another thread than the model's."""
-    writer.write(decoded.frames, decoded.ticks)
+    if decoded.clip is not None:
+        writer.write(decoded.frames, decoded.ticks)
+        return
+    for index, tick in enumerate(decoded.ticks):  # one in memory
+        writer.write(np.concatenate([band[index : index + 1] for band in decoded.bands], axis=1), [tick])
 
 
 def decode_windows(engine: Engine, stream: LatentStream, only: Part | None = None, start: int = 0) -> Iterator[Decoded]:

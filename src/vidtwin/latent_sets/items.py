@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from http.client import responses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -170,8 +171,10 @@ def _remote(source: str) -> list[Item]:
         ]
     try:
         names = sorted(name for name in fs.find(path) if is_video(name))
+        if not names and scheme in ("http", "https"):
+            fs.info(path)  # listing says nothing of 404
     except Exception as error:  # each file system has errors of its own
-        raise OSError(f"{source}: cannot be listed ({_said(error)}); check the address") from error
+        raise OSError(f"{source}: cannot be listed ({_said(error)}); {_remedy(error)}") from error
     if not names:
         raise FileNotFoundError(f"{source}: no videos there; give a folder of videos, or a .csv with a column {COLUMN!r}")
     urls = [checked_url(name if is_url(name) else f"{scheme}://{name}") for name in names]
@@ -203,13 +206,32 @@ def copy(url: str, target: Path, most: int | None = None) -> None:
                 if most is not None and done > most:
                     break
     except Exception as error:
-        raise OSError(f"{url}: cannot be read ({_said(error)}); check the address") from error
+        raise OSError(f"{url}: cannot be read ({_said(error)}); {_remedy(error)}") from error
     if most is not None and done > most:
         raise ValueError(f"{url}: has more than {most:,} bytes; split it")
 
 
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _said(error: BaseException) -> str:
+    """What is the matter; fsspec says "not found" for whatever else it met, which is the cause."""
+    if status := _status(error):
+        return f"HTTP {status} {responses.get(status, '')}".rstrip()
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return in_line(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _status(error: BaseException | None) -> int:
+    """That of HTTP; 0 without."""
+    while error is not None and not isinstance(getattr(error, "status", None), int):
+        error = error.__cause__
+    return 0 if error is None else int(error.status)  # type: ignore[attr-defined]
+
+
+def _remedy(error: Exception) -> str:
+    status = _status(error)
+    if status in (401, 403, 407):
+        return "ask for access to it, or copy it"
+    return "try again later" if status == 429 or status >= 500 else "check the address"
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
             raise ValueError(f"{reasons[0]}; choose another folder, or delete {out / FOLDER} to start over")
         return None
     for reason in reasons:
-        tqdm.write(f"passed over: {reason}")
+        tqdm.write(f"passed over: {in_line(reason)}")
     before, now = content["recipe"], recipe.to_dict()
     changed = [key for key in now if key not in recipe.RESUMABLE and before.get(key) != now[key]]
     if changed:

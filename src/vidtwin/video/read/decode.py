@@ -25,6 +25,7 @@ MAX_STREAMS = 256  # of a file
 TOO_MANY_STREAMS = f"states more than {MAX_STREAMS} streams"
 PNG = b"\x89PNG\r\n\x1a\n"
 UNPACKED = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")  # chunks of PNG that hold no picture
+OGG_VP8 = b"OVP80"  # begins the headers of VP8 in Ogg, which lie among the packets where files are put end to end
 NOT_CODED = 19  # bytes of a picture of MPEG-4 that is not coded, at most, as FFmpeg has it
 MAX_BARREN = 100_000  # packets in a row that give no frame, more than an hour of them, after which the rest is given up
 
@@ -215,6 +216,8 @@ def decode_packet(packet: "Packet[VideoStream]", tally: Tally) -> list[VideoFram
     """The frames that come out of the decoder after a packet, in the order they are shown; none when it fails."""
     if packet.size == 0 and packet.pts is not None:  # which would end decoding, as the empty packet at the end does
         tally.repeats += 1
+        return []
+    if packet.stream.codec_context.name == "vp8" and bytes(packet).startswith(OGG_VP8):
         return []
     if packet.size and packet.stream.codec_context.name in ("png", "apng"):
         packet = _without_text(packet)

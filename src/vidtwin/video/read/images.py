@@ -1,8 +1,8 @@
-"""Images as a video: a folder of them, a numbered pattern such as frames/%04d.png, or an animated WebP.
+"""Images as a video: a folder of them, a numbered pattern such as frames/%04d.png, an animated WebP, or a TIFF of several pages.
 
 A folder's images come in natural order of their names (2.png before 10.png), hidden files and those of other kinds left out;
 a pattern's by number, from the lowest there is, and a gap is an error. They are shown for 1 / DEFAULT_FPS seconds each, turned
-upright as their EXIF asks, and scaled to the size of the first. An animated WebP tells its own times.
+upright as their EXIF asks, and scaled to the size of the first; so are a TIFF's pages. An animated WebP tells its own times.
 """
 
 import io
@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import vidtwin.video.read.decode as decode
-from vidtwin.video.read.decode import MAX_PIXELS, TableColumn, Tally, TarMember, VideoFile
+from vidtwin.files import check_regular
+from vidtwin.video.read.decode import MAX_PIXELS, TableColumn, Tally, TarMember, VideoFile, VideoWarning
 from vidtwin.video.read.info import Frame, VideoInfo
 from vidtwin.video.read.pictures import TRANSPARENCY
 
@@ -28,6 +29,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # Pillow's names; some others of its formats run programs
 DEFAULT_FPS = decode.DEFAULT_FPS  # of a folder or a pattern; looked up when one is opened, so it can be set
 UNTIMED = 100  # milliseconds of a WebP's frame that states none, as browsers show it
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NO_PAGE = 5  # bits of a TIFF page's kind: a smaller copy of another one, or its mask
+MAX_PAGES = 10_000  # of a TIFF
 SPECIAL = set("%*?[]{}")  # in a file's name: FFmpeg takes the name of an image for a pattern, as it takes that of many a .jpg
 
 
@@ -50,6 +54,8 @@ def find(path: VideoFile) -> "Stills | Animation | None":
             if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
                 durations = _durations(path)
                 return Animation(path, durations) if durations else Stills(path, (path,), fps)
+            if head[:4] in TIFF and sum(pages := _pages_of(path)) > 1:
+                return Animation(path, pages, 1 / fps)
             jpeg = head[:3] == b"\xff\xd8\xff" and path.suffix.lower() in (".jpg", ".jpeg")
             if jpeg or (path.suffix.lower() in SUFFIXES and SPECIAL & set(path.name)):
                 return Stills(path, (path,), fps)
@@ -81,50 +87,69 @@ class Stills:
     def frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         """`read.iter_frames`; opens no image but these, and the first for its size."""
         check_start(self.path, start, self.count)
-        size = self._picture(0).shape[:2]
+        size, several = self._picture(0).shape[:2], list[str]()
         for number in range(start, self.count if stop is None else min(stop, self.count)):
-            yield Frame(self._picture(number, (size[0], size[1])), number, 1 / self.fps, 1)
+            yield Frame(self._picture(number, (size[0], size[1]), several), number, 1 / self.fps, 1)
+        if several:
+            names = f"{several[0]} and {len(several) - 1} more" if several[1:] else several[0]
+            said = f"{self.path}: of {names} only the first picture of several was read; give such a file alone, or split it"
+            warnings.warn(said, VideoWarning, stacklevel=2)
 
-    def _picture(self, number: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    def _picture(self, number: int, size: tuple[int, int] | None = None, several: list[str] | None = None) -> np.ndarray:
         with open_image(self.files[number]) as image:
-            return rgb(self.files[number], image, size)
+            picture = rgb(self.files[number], image, size)
+            if several is not None and _holds_several(image):
+                several.append(self.files[number].name)
+            return picture
 
 
 @dataclass(frozen=True)
 class Animation:
-    """An animated WebP and the milliseconds that each of its frames is shown for."""
+    """Pictures in one file, and for how many units (seconds) each is shown; 0 for what is no picture of its own."""
 
     path: Path
     durations: tuple[int, ...]
+    unit: Fraction = Fraction(1, 1000)
 
     @property
     def count(self) -> int:
         """Number of frames that it states."""
-        return len(self.durations)
+        return sum(map(bool, self.durations))
 
     def info(self) -> VideoInfo:
         """`read.probe`."""
+        total = sum(self.durations)
         with open_image(self.path) as image:
-            fps = Fraction(1000 * self.count, sum(self.durations))
-            return info_of(self, image, rgb(self.path, image), fps, Fraction(1, 1000), sum(self.durations))
+            fps = self.count / (total * self.unit)
+            return info_of(self, image, self._picture(image, self._places(1)[0]), fps, self.unit, total)
 
     def frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         """`read.iter_frames`."""
-        tally, pts = Tally(), 0
+        tally, pts, size = Tally(), 0, None
         with open_image(self.path) as image:
-            for number, duration in enumerate(self.durations[:stop]):
+            for number, place in enumerate(self._places(stop)):
                 try:
-                    image.seek(number)
-                    picture = rgb(self.path, image)
-                except (ValueError, EOFError):
+                    picture = self._picture(image, place, size)
+                except ValueError:
                     break
+                size, duration = (picture.shape[0], picture.shape[1]), self.durations[place]
                 tally.frames += 1
                 if number >= start:
-                    yield Frame(picture, pts, Fraction(1, 1000), duration)
+                    yield Frame(picture, pts, self.unit, duration)
                 pts += duration
         if tally.frames != stop:
             tally.finish(self.path, self.count)
             check_start(self.path, start, tally.frames)
+
+    def _places(self, stop: int | None) -> list[int]:
+        return [place for place, duration in enumerate(self.durations) if duration][:stop]
+
+    def _picture(self, image: Any, place: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        with _one_line(self.path):
+            image.seek(place)
+            if image.width * image.height > _limit():
+                raise Image.DecompressionBombError
+        return rgb(self.path, image, size)
 
 
 def check_start(path: Path | TableColumn, start: int, count: int) -> None:
@@ -205,6 +230,41 @@ def _durations(webp: Path) -> tuple[int, ...]:
     return tuple(durations)
 
 
+def _pages_of(tiff: Path) -> tuple[int, ...]:
+    """`_pages` of a file; none if it cannot be opened here."""
+    try:
+        image = open_image(tiff)
+    except ValueError:
+        return ()
+    with image:
+        pages = _pages(image)
+    if len(pages) > MAX_PAGES:
+        raise ValueError(f"{tiff}: has more than {MAX_PAGES:,} pages; split it")
+    return pages
+
+
+def _pages(image: Any) -> tuple[int, ...]:
+    """Of a TIFF: 1 for each page, 0 for what is none. The first that is damaged, which reading will meet, is the last."""
+    pages: list[int] = []
+    try:
+        while len(pages) <= MAX_PAGES:
+            image.seek(len(pages))
+            kind = image.tag_v2.get(254, 0)
+            pages.append(0 if isinstance(kind, int) and kind & NO_PAGE else 1)
+    except EOFError:
+        return tuple(pages)
+    except Exception:  # Pillow raises many kinds for damaged data
+        pages.append(1)
+    return tuple(pages)
+
+
+def _holds_several(image: Any) -> bool:
+    """Whether more pictures follow in the file (a moving photo's are not meant)."""
+    if image.format == "TIFF":
+        return sum(_pages(image)) > 1
+    return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
 @contextmanager
 def _one_line(file: Path | str) -> Iterator[None]:
     """What Pillow raises becomes an OSError or ValueError of one line."""
@@ -236,6 +296,8 @@ def _limit() -> int:
 
 def open_image(file: Path | str, data: io.BytesIO | None = None) -> Any:
     """A PIL image, of a file or of `data` that is called so, not loaded yet. Raises OSError or ValueError in one line."""
+    if data is None and os.path.exists(file):
+        check_regular(file)
     with _one_line(file):
         image = Image.open(file if data is None else data, formats=FORMATS)
         if image.width * image.height > _limit():

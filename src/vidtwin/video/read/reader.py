@@ -1,7 +1,7 @@
 """Video files -> frames as displayed, with exact timestamps, in order or at random.
 
-What a video is: a file that FFmpeg reads, a folder or a numbered sequence of images, an animated WebP (`images`), a member
-of a tar, or a column of pictures in a Parquet file (`tables`).
+What a video is: a file that FFmpeg reads, a folder or a numbered sequence of images, an animated WebP or a TIFF of several
+pages (`images`), a member of a tar, or a column of pictures in a Parquet file (`tables`).
 
 What a frame is: RGB of 8 bits, rotated and mirrored as the file asks, its pixels made square by scaling the width. The colour
 matrix and range are those that the file is tagged with; an untagged file is taken for BT.709 when it has 720 lines or
