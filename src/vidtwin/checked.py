@@ -76,7 +76,7 @@ def fact(facts: Any, name: str, kind: type[Kind], least: float = -math.inf) -> K
     value = facts[name]
     right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if right and kind in (int, float):
-        right = least <= value and abs(value) < (2**63 if kind is int else math.inf)
+        right = least <= value and abs(value) < (MOST_WHOLE if kind is int else math.inf)
     if not right:
         beyond = f" of at least {least:g}" if least > -math.inf else ""
         raise ValueError(f"{name} is {in_line(repr(value), 60)}, not {KINDS[kind]}{beyond}")

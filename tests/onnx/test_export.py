@@ -238,8 +238,9 @@ def test_wrong_input_is_refused_by_shape(int8):
         onnx.decode(latents, "both")
     with pytest.raises(ValueError, match="latents decode to NaN or infinite values"):
         list(Engine(onnx).decode(latents.map(lambda tensor: tensor * float("nan"))))
-    with pytest.raises(ValueError, match="not for an exported model"):
-        Engine(onnx, dtype=torch.bfloat16)
+    for options in ({"dtype": torch.bfloat16}, {"encode_dtype": "auto", "dtype": torch.bfloat16}):
+        with pytest.raises(ValueError, match="not for an exported model"):
+            Engine(onnx, **options)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what Linux says")

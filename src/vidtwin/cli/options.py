@@ -17,6 +17,7 @@ from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.latents.stream import Identity
 from vidtwin.model.loading import load_weights
+from vidtwin.model.pretrained import as_device
 from vidtwin.onnx.model import OnnxModel, is_exported
 from vidtwin.video.read.info import VideoInfo
 from vidtwin.video.write.encoding import Encoding
@@ -163,9 +164,10 @@ def device_of(name: str) -> str:
     """The device that `name` means here; refused in one line if there is none."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise UsageError(f"--device {name}: there is none here; use --device cpu")
-    return name
+    try:
+        return str(as_device(name))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def print_notes(notes: Sequence[str], to: TextIO | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vidtwin.demo.folder import Keeper, server_folder
 from vidtwin.demo.studio import Limits, Studio
 from vidtwin.demo.worker import Worker
+from vidtwin.files import printable
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -45,7 +46,7 @@ class Printable(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write("".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text))
+        self._stream.write(printable(text, kept="\n\t"))
         return len(text)
 
     def flush(self) -> None:

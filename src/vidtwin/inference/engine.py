@@ -93,7 +93,7 @@ class Engine:
             raise ValueError(f"batch={batch}: give at least 1 clip at a time")
         if check_db < 0:
             raise ValueError(f"check_db={check_db:g}: give a PSNR in dB, or 0 for no check")
-        if isinstance(model, OnnxModel) and (encode_dtype or dtype) not in (None, "auto"):
+        if isinstance(model, OnnxModel) and not {encode_dtype, dtype} <= {None, "auto"}:
             raise ValueError("dtype and encode_dtype are not for an exported model; leave them out, or export it otherwise")
         if isinstance(model, OnnxModel) and compile:
             raise ValueError("compile=True: is not for an exported model; leave it out")

@@ -7,6 +7,8 @@ The residual stream, the norms, the modulation and the position tables are float
 are in the dtype of the layers' weights, or in autocast's.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as nnf
 from einops import rearrange
@@ -70,16 +72,14 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(nnf.gelu(self.fc1(in_product_dtype(x, self.fc1)), approximate="tanh"))
 
-    def infer(self, x: Tensor) -> Tensor:
-        """The same, without gradients: GELU in place, or in the product itself where oneDNN can (bfloat16 on a CPU)."""
-        x = in_product_dtype(x, self.fc1)
-        dtype = torch.get_autocast_dtype(x.device.type) if autocasts(x.device) else x.dtype
-        if dtype == torch.bfloat16 and fuses_gelu(x.device):
+    def hidden(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """What makes the hidden layer of tokens, without gradients: GELU in place, or in the product itself where oneDNN can
+        (bfloat16 on a CPU), for which autocast's weights are cast once."""
+        dtype = torch.get_autocast_dtype(device.type) if autocasts(device) else self.fc1.weight.dtype
+        if dtype == torch.bfloat16 and fuses_gelu(device):
             weight, bias = self.fc1.weight.to(dtype), self.fc1.bias.to(dtype)
-            return self.fc2(torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "gelu", [], "tanh"))
-        hidden = self.fc1(x)
-        torch.ops.aten.gelu_(hidden, approximate="tanh")
-        return self.fc2(hidden)
+            return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "gelu", [], "tanh")
+        return lambda x: torch.ops.aten.gelu_(self.fc1(in_product_dtype(x, self.fc1)), approximate="tanh")
 
 
 def fuses_gelu(device: torch.device) -> bool:
@@ -143,8 +143,9 @@ class SpaceTimeBlock(nn.Module):
             y = in_product_dtype(places if time is None else places + time[:, None], self.temporal_attention.qkv)
             y = self.temporal_attention(y.transpose(0, 1).contiguous())  # a linear layer copies its weights for strided tokens
             places.addcmul_(gate_attention, y.transpose(0, 1))
+        hidden = self.mlp.hidden(x.device)
         for part in x.view(-1, c).split(tokens):
-            part.addcmul_(gate_mlp, self.mlp.infer(modulated_norm_once(part, shift_mlp, scale_mlp)))
+            part.addcmul_(gate_mlp, self.mlp.fc2(hidden(modulated_norm_once(part, shift_mlp, scale_mlp))))
         return x
 
 
