@@ -1,5 +1,7 @@
 """Shared fixtures: carried real videos, a small model with seeded weights, and its checkpoint folder."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(autouse=hasattr(os, "sched_getscheduler"))
+def scheduled_as_usual() -> Iterator[None]:
+    """A real-time process, which SVT-AV1 makes of one of root, starves all others; the tests after it would hang."""
+    yield
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def seeded_model(config: VidTwinConfig = SMALL, seed: int = 0) -> VidTwin:

@@ -43,6 +43,7 @@ def encode(tmp_path: Path) -> Callable[..., Path]:
                 if not pyav.TURNS:
                     pytest.skip("this PyAV cannot write a display matrix")
                 stream.set_display_matrix([value << 16 for value in matrix[:8]] + [matrix[8] << 30])
+            pyav.open_encoder(stream.codec_context)
             for number, picture in enumerate(pictures):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 frame.colorspace = tags.get("colorspace", 6)  # of what it becomes: PyAV 17 has no dst_colorspace for BT.2020

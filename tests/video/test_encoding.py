@@ -1,7 +1,9 @@
 """What each codec and container makes of frames: number, times, pixels, tags; and what is refused."""
 
+import os
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
 import av
 import numpy as np
@@ -30,6 +32,17 @@ def write(path, frames, encoding, ticks=None, checkpoints=(), **more):
             if index in checkpoints:
                 writer.checkpoint({})
     return writer.notes
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are looked up in /proc")
+def test_av1_makes_no_real_time_threads(tmp_path, blobs):
+    with VideoWriter(
+        tmp_path / "out.mkv", Fraction(25), (64, 80), Encoding("av1")
+    ) as writer:  # as root SVT-AV1 makes all of them so
+        for frame in blobs(70, 64, 80):
+            writer.write(frame, None)
+        assert {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")} == {os.SCHED_OTHER}
+    assert {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")} == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize("count", [1, 2, 17, 100])

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vidtwin.frames.clips import levels
 from vidtwin.metrics import clip_psnr
+from vidtwin.video.pyav import open_encoder
 from vidtwin.video.read.reader import read_video
 from vidtwin.video.write.encoder import color_graph, configure
 from vidtwin.video.write.encoding import X264, Settings
@@ -79,6 +80,7 @@ def coded(clip: Tensor, settings: Settings) -> tuple[int, Tensor]:
             stream = container.add_stream(settings.encoder, rate=FPS, options=settings.options)
             assert isinstance(stream, VideoStream)
             configure(stream.codec_context, settings, size, FPS, Fraction(1))
+            open_encoder(stream.codec_context)
             graph, bits = color_graph(size), 0
             for number, picture in enumerate(pictures):
                 graph.push(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))

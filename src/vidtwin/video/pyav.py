@@ -1,7 +1,12 @@
-"""What PyAV 15 to 17.0 lack of PyAV 18, found by what an object has, and here alone; docs/video.md says what is less exact then."""
+"""What PyAV 15 to 17.0 lack of PyAV 18, found by what an object has, and here alone (docs/video.md says what is less exact then);
+and how encoders are opened."""
 
+import os
+import threading
+from contextlib import suppress
 from typing import Any
 
+from av.codec.context import CodecContext
 from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 from av.video.frame import VideoFrame
@@ -14,6 +19,31 @@ _TAGGED = hasattr(VideoFrame, "color_trc")
 _THREADED = "threads" in (VideoReformatter.reformat.__doc__ or "").split("\n")[0]  # compiled: no signature to inspect
 _UNTAGGED = 2  # H.273
 _ALL = 48  # FFmpeg's AVDISCARD_ALL
+
+
+def open_encoder(context: CodecContext) -> None:
+    """Open it, without a change of how threads are scheduled.
+
+    SVT-AV1, opened by root (in a container, say), makes its threads and the calling one real-time threads of the highest priority,
+    for good: everything else on the machine waits for them, and every process that is started later inherits it.
+    """
+    before = _scheduling()
+    context.open()
+    usual = before.get(threading.get_native_id())
+    for thread, scheduling in _scheduling().items():
+        if usual and scheduling != (wanted := before.get(thread, usual)):
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setscheduler(thread, *wanted)
+
+
+def _scheduling() -> dict[int, tuple[int, "os.sched_param"]]:
+    """Policy and priority of each thread of the process; empty where the system has no such thing."""
+    found: dict[int, tuple[int, os.sched_param]] = {}
+    if hasattr(os, "sched_getscheduler") and os.path.isdir("/proc/self/task"):
+        for thread in map(int, os.listdir("/proc/self/task")):
+            with suppress(ProcessLookupError):
+                found[thread] = os.sched_getscheduler(thread), os.sched_getparam(thread)
+    return found
 
 
 def color_tags(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 
+from vidtwin.video.pyav import open_encoder
+
 os.environ.setdefault("SVT_LOG", "1")  # errors alone
 
 ASSETS = Path(__file__).parents[3] / "tests" / "assets"
@@ -83,6 +85,7 @@ def write_video(
         seconds = frames / Fraction(rate)
         _set_chapters(container, chapters, seconds)
         packets: list[Packet] = []
+        open_encoder(stream.codec_context)
         for number, picture in enumerate(pictures(frames, *size)):
             frame = _converted(picture, pix_fmt, tags)
             frame.pts, frame.time_base = number if pts is None else pts[number], clock or 1 / Fraction(rate)

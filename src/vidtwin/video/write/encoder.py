@@ -12,6 +12,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 
+from vidtwin.video.pyav import open_encoder
 from vidtwin.video.write.encoding import THREADS, Settings
 
 GLOBAL_HEADER = 1 << 22  # FFmpeg's flag: parameter sets in the extradata, where containers want them
@@ -36,7 +37,7 @@ class FrameEncoder:
         assert isinstance(context, VideoCodecContext)
         context.options = dict(settings.options)
         configure(context, settings, size, fps, pixel_aspect)
-        context.open()
+        open_encoder(context)
         self._context, self._settings = context, settings
         self._frame_time = context.time_base
         self._graph = color_graph(padded(settings, size)) if settings.halves_chroma else None

@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from vidtwin.frames.orientation import Orientation
-from vidtwin.video.pyav import TURNS
+from vidtwin.video.pyav import TURNS, open_encoder
 from vidtwin.video.read.decode import VideoFile
 from vidtwin.video.read.matroska import PLACEHOLDER, set_display_size
 from vidtwin.video.read.tracks import Span
@@ -195,6 +195,7 @@ class Movie:
                 stream.set_display_matrix(self.orientation.display_matrix)
             if self.settings.encoder == "libx265":
                 stream.codec_context.codec_tag = "hvc1"  # the one of the two names that Apple's players know
+        open_encoder(stream.codec_context)
         return stream
 
     def _timed(self, packets: Iterable[Packet], stream: Any, stamps: "array[int]") -> Iterator[tuple[float, Packet]]:
