@@ -84,6 +84,7 @@ def test_split_of_a_video():
 def test_the_command(tmp_path, capsys):
     arguments = ["benchmark", "tiny", "--batches", "1", "--repeats", "1", "--train", "--json-out", str(tmp_path / "speed.json")]
     assert main(arguments) == 0
-    assert "share" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "share" in printed and "--dtype auto, tiny: " in printed
     record = json.loads((tmp_path / "speed.json").read_text())
     assert len(record["rows"]) == 5 and record["rows"][0]["share"] > 0 and record["video"] is None

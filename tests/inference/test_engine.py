@@ -102,6 +102,20 @@ def test_auto_is_the_fastest_precision_that_is_near_enough(model, clips, monkeyp
     assert all(note.endswith("below 200: float32 is used") for note in strict.notes) and len(strict.notes) == 2
 
 
+def test_both_checks_decode_the_same_latents_in_float32_once(model, clips):
+    engine, decoded = Engine(model, encode_dtype=torch.bfloat16, dtype=torch.bfloat16, check_db=1), []
+    model.decoder.register_forward_hook(lambda *arguments: decoded.append(arguments[0]))
+    try:
+        latents = engine.encode(1, lambda index: clips[index]).mean
+        (one,) = engine.decode(latents)
+    finally:
+        model.decoder._forward_hooks.clear()
+    assert len(decoded) == 2 and len(engine.notes) == 2  # the latents of bfloat16 and those of float32, which is enough for both
+    fresh = Engine(model, dtype=torch.bfloat16, check_db=1)
+    (other,) = fresh.decode(latents)
+    assert torch.equal(one, other) and fresh.notes == engine.notes[1:]
+
+
 def test_auto_keeps_the_precision_of_weights_in_a_lower_one():
     assert Engine(seeded_model().half(), encode_dtype="auto", dtype="auto").plan.dtype == torch.float16
 

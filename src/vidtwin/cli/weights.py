@@ -9,7 +9,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from vidtwin import export_released
-from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_output, device_of, public_name
+from vidtwin.cli.options import SAMPLE, Device, Dtype, Output, UsageError, check_output, device_of, public_name
 from vidtwin.files import check_writable, printable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.stream import Identity
@@ -95,6 +95,8 @@ def benchmark_command(
 ) -> None:
     """Say how fast models run here, and how near that is to the limit: the rate of a large matrix product in the same dtype.
 
+    Also what --dtype auto chooses here, and why.
+
     Args:
         models: presets (random weights), shipped names, checkpoint folders or files.
         dtypes: of weights and activations.
@@ -106,7 +108,7 @@ def benchmark_command(
         device: auto is cuda if there is one, else cpu.
         json_out: also write everything to this file, anew after each row.
     """
-    from vidtwin.benchmark import INFERENCE, STEPS, Row, Split, measure, split, table
+    from vidtwin.benchmark import INFERENCE, STEPS, Row, Split, automatic, measure, split, table
     from vidtwin.model.config import PRESETS, preset
     from vidtwin.model.vidtwin import VidTwin
 
@@ -114,11 +116,13 @@ def benchmark_command(
         check_writable(json_out)
     place = device_of(device)
     rows: list[Row] = []
+    chosen: dict[str, list[str]] = {}
     parts: Split | None = None
 
     def save() -> None:
         if json_out is not None:
-            write_json(json_out, {"rows": [row.to_dict() for row in rows], "video": parts and parts.to_dict()})
+            found = {"rows": [row.to_dict() for row in rows], "auto": chosen, "video": parts and parts.to_dict()}
+            write_json(json_out, found)
 
     steps = STEPS if train else INFERENCE
     with tqdm(total=len(models) * len(dtypes) * len(batches) * len(steps), unit="row", leave=False, disable=None) as progress:
@@ -126,6 +130,7 @@ def benchmark_command(
             model = (VidTwin(preset(name)) if name in PRESETS else load_weights(name)).to(place)
             if video is not None and number == 0:
                 parts = split(Engine(model, compile=compile), video)
+            chosen[name] = automatic(model, video or SAMPLE)
             for dtype in dtypes:
                 for batch in batches:
                     for row in measure(model, name, getattr(torch, dtype), batch, repeats, steps, compile):
@@ -133,6 +138,8 @@ def benchmark_command(
                         progress.update()
                         save()
     print(table(rows))
+    for name, lines in chosen.items():
+        print(f"\n--dtype auto, {name}: " + "; ".join(lines))
     if parts is not None:
         print(f"\n{video}, {models[0]}\n{parts.table()}")
     save()

@@ -122,6 +122,7 @@ class Engine:
         # Weights that came in a lower precision have nothing better to be checked against.
         self._check_db = check_db if own == torch.float32 else 0.0
         self._encode_checked = self._decode_checked = False
+        self._known: tuple[Latents, Tensor] | None = None  # latents of a clip, and what float32 makes of them
 
     @classmethod
     def of(cls, model: "VidTwin | Engine") -> "Engine":
@@ -186,6 +187,7 @@ class Engine:
         if not self._encode_checked and self._must_check(self.plan.encode_dtype):
             exact = self._posterior(self._in_float32(), x[:1])
             clips = [self._clips(self._in_float32(), z) for z in (posterior.mean[:1], exact.mean)]
+            self._known = posterior.mean[:1], clips[0]
             if not self._is_close("encoded", "encode_dtype", *clips):
                 self._encoder = self._in_float32()
                 posterior = self._posterior(self._encoder, x)
@@ -199,12 +201,19 @@ class Engine:
             clips = self._clips(self._in_float32(), latents, only)
         check_decoded(clips)
         if not self._decode_checked and self._must_check(self.plan.dtype):
-            exact = self._clips(self._in_float32(), latents[:1], only)
+            exact = self._exact(latents[:1], only)
             if not self._is_close("decoded", "dtype", clips[:1], exact):
                 self._decoder = self._in_float32()
                 clips = self._clips(self._decoder, latents, only)
         self._decode_checked = True
         return clips.clamp(-1, 1)
+
+    def _exact(self, latents: Latents, only: Part | None) -> Tensor:
+        """Decoded in float32; not again if the check of encoding has."""
+        known, self._known = self._known, None
+        if known and only is None and all(map(torch.equal, known[0].tensors, latents.tensors)):
+            return known[1]
+        return self._clips(self._in_float32(), latents, only)
 
     def _posterior(self, model: VidTwin | OnnxModel, x: Tensor) -> Posterior:
         device = model.device
