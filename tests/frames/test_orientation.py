@@ -1,5 +1,7 @@
 """Orientation of decoded images: every turn and mirroring of EXIF, beside an ICC profile, in every format that holds them."""
 
+import multiprocessing
+
 import av
 import numpy as np
 import pytest
@@ -53,6 +55,22 @@ def test_videos_of_png_with_a_profile_are_read(tmp_path, name):
                 container.mux(packet)
     frames = read_video(path).frames
     assert frames.shape == (3, 48, 64, 3) and (frames[0] == PICTURE).all()
+
+
+def turned(path):
+    with av.open(path) as container:
+        return Orientation.of(next(container.decode(video=0)))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_forked_process_reads_pictures_of_another_kind(assets):
+    """As the workers of a DataLoader do, after their parent has read something."""
+    turned(assets / "rot90.mp4")
+    child = multiprocessing.get_context("fork").Process(target=turned, args=(assets / "h264_10bit.mp4",))
+    child.start()
+    child.join(60)
+    child.kill()
+    assert child.exitcode == 0
 
 
 def test_reading_the_orientation_leaves_a_frame_as_it_was(assets):

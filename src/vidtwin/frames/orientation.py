@@ -85,16 +85,24 @@ class _Own(threading.local):
     def copy(self, frame: "VideoFrame") -> "VideoFrame":
         """The frame, its pixels not copied, without the side data HIDDEN."""
         kind = frame.width, frame.height, frame.format.name
-        if kind != self.kind:
-            from av.filter import Graph
+        graph = self.graph if kind == self.kind else _graph(frame)
+        if hasattr(graph, "threads"):
+            self.graph, self.kind = graph, kind
+        graph.vpush(frame)
+        return graph.vpull()
 
-            self.graph = graph = Graph()
-            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
-            deleting = [graph.add("sidedata", f"mode=delete:type={number}") for number in HIDDEN]
-            graph.link_nodes(source, *deleting, graph.add("buffersink")).configure()
-            self.kind = kind
-        self.graph.vpush(frame)
-        return self.graph.vpull()
+
+def _graph(frame: "VideoFrame") -> "Graph":
+    """Of one thread, where PyAV can say so (18): one of several, freed after a fork, would wait for ever for its lost threads."""
+    from av.filter import Graph
+
+    graph = Graph()
+    if hasattr(graph, "threads"):
+        graph.threads = 1
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+    deleting = [graph.add("sidedata", f"mode=delete:type={number}") for number in HIDDEN]
+    graph.link_nodes(source, *deleting, graph.add("buffersink")).configure()
+    return graph
 
 
 _OWN = _Own()
