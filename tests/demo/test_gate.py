@@ -215,6 +215,7 @@ def test_wrong_logins_are_slow_and_right_ones_work(weights, tmp_path):
     server.stop()
 
 
+@pytest.mark.slow
 def test_files_go_away_with_the_server_or_are_cleared_by_the_next(weights, clip, tmp_path):
     server = Server(tmp_path / "files", "--weights", str(weights), "--max-mb", "1", "--max-seconds", "5")
     assert upload(server, b"x" * 2_000_000) == 413

@@ -231,6 +231,7 @@ def test_two_visitors_at_once_get_their_own(server, browser, assets):
         page.context.close()
 
 
+@pytest.mark.slow
 def test_ten_visitors_are_queued_and_none_is_lost(server, browser, clip):
     pages = []
     for _ in range(10):

@@ -64,6 +64,7 @@ def test_rows_are_what_encoding_each_video_gives(videos, model, plan, tmp_path):
         encode(videos, videos, model, plan)
 
 
+@pytest.mark.slow
 def test_engines_give_the_same_files(videos, model, plan, tmp_path, monkeypatch):
     monkeypatch.setattr("vidtwin.latent_sets.job.PART_BYTES", 8000)  # several parts
     for name, processes in (("one", 1), ("two", 2)):
@@ -115,6 +116,7 @@ def test_only_what_is_missing_or_changed_is_encoded(videos, model, plan, tmp_pat
     assert check.items == 3 and check.rows == more.rows
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reached_keeps_its_rows(videos, model, plan, tmp_path):
     """A list whose files are away for a time, as a disk that is not mounted."""
     (videos / "list.csv").write_text("videos,label\nh/h264_aac.mp4,dog\nr/rot90.mp4,cat\n")
@@ -275,6 +277,7 @@ def test_a_real_robot_data_set(model, plan, tmp_path, assets):
         torch.testing.assert_close(torch.from_numpy(row.structure.astype(np.float32)), expected, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced(videos, model, plan, tmp_path, monkeypatch):
     """One video ends the process that opens it; the others come, and it is a failure with its reason."""
     (videos / "deadly.mp4").write_bytes(b"x")

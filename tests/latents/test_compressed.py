@@ -56,6 +56,7 @@ def test_what_is_compressed_is_read(tmp_path, policy, frames, overlap):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.vidtwin", "x.vidtwin"]
 
 
+@pytest.mark.slow
 def test_a_thousand_windows_come_back_in_another_process(tmp_path):
     plain, video = both(tmp_path, overlap=4, frames=12_004)
     assert video.window_count == 1000

@@ -266,6 +266,7 @@ class Encode(Decode):
         return self.model.encode(x)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("part", [Encode, Decode])
 def test_each_half_is_exported_and_compiled_as_one_graph(model, x, part):

@@ -119,6 +119,7 @@ def test_a_real_video_through_both(exported, clip, tmp_path):
     assert np.abs(frames[0] - frames[1]).mean() < 0.01  # a value in ten thousand is rounded the other way, and compressed
 
 
+@pytest.mark.slow
 def test_int8_is_near_and_says_how_near(int8, clip, tmp_path):
     model, folder = int8
     facts = json.loads((folder / "config.json").read_text())["onnx"]

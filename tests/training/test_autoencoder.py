@@ -55,6 +55,7 @@ def test_resuming_equals_never_stopping(recipe, tmp_path, monkeypatch):
     assert same(never, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_resumes_to_the_same_weights(everything, tmp_path, workers):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(replace(everything, workers=workers).to_dict()))
@@ -104,6 +105,7 @@ def test_a_resumed_log_has_every_step_once(recipe, tmp_path):
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_it_learns_a_real_clip(recipe, tmp_path):
     larger = FIELDS | {"hidden": 32, "structure_channels": 8, "structure_width": 32, "query_dropout": 0.0}
     more = replace(
@@ -146,6 +148,7 @@ def test_recipes_survive_the_checkpoint(recipe, tmp_path):
     assert read_recipe(tmp_path / "r.yaml") == recipe
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one_with_the_doubled_batch(everything, tmp_path):
     # A large eps: Adam's first steps are the signs of gradients, and rounding alone decides the sign of one that is all but zero.
     recipe = replace(everything, model=FIELDS | {"query_dropout": 0.0}, batch_size=4, steps=5, eps=1e-3)
@@ -157,6 +160,7 @@ def test_two_processes_train_to_the_weights_of_one_with_the_doubled_batch(everyt
     assert same_checkpoints(tmp_path / "two", tmp_path / "more")
 
 
+@pytest.mark.slow
 def test_sharded_processes_train_to_the_same_weights(everything, tmp_path):
     # It gets worse by its own wish, so that no validation but the first is the best: saving would gather the weights anew.
     worse = LossWeights(l1=-1.0, perceptual=0.05)

@@ -62,6 +62,7 @@ def test_the_mean_of_a_map_that_is_called_twice_is_of_both_calls():
     torch.testing.assert_close(centring.means[""], torch.full((3,), 0.5))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_means(recipe, tmp_path):
     recipe = replace(recipe, centre=True, ema_decay=0.9)
     train(recipe, tmp_path / "whole", progress=False)

@@ -133,6 +133,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(recipe, tmp_path):
     assert same_checkpoints(tmp_path / "never", tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one(recipe, tmp_path):
     recipe = replace(recipe, eps=1e-3)  # else rounding alone decides the first steps of gradients that are all but zero
     launch(recipe, tmp_path / "one")

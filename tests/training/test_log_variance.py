@@ -57,6 +57,7 @@ def test_sensitivities_are_what_noise_costs(coder):
         assert loss_with(coder, loud) - least == pytest.approx(expected.item(), rel=0.15)
 
 
+@pytest.mark.slow
 def test_no_shift_of_the_log_variances_is_better(coder):
     network, x, outside = coder
     means = network.posterior(x).mean
