@@ -1,0 +1,77 @@
+"""The moving picture at the top of the README: the sample clip, what the shipped weights make of it, each latent alone, an edit.
+
+    python -m benchmarks.first_picture
+
+Writes docs/first.webp.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import vidtwin
+from vidtwin.files import atomic_output
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "src" / "vidtwin" / "assets" / "sample.mp4"
+OUT = ROOT / "docs" / "first.webp"
+SIDE, CAPTION, COLUMNS = 224, 22, 3
+EVERY = 2  # frames: half the rate, half the size
+
+
+def panels(folder: Path) -> dict[str, Path]:
+    """Captions and the videos below them, made in `folder`."""
+    names = ("source", "mini", "tiny", "structure", "dynamics", "edit")
+    videos = {name: folder / f"{name}.mp4" for name in names}
+    rate = {}
+    for weights in ("mini", "tiny"):
+        report = vidtwin.reconstruct(SAMPLE, videos[weights], weights=weights)
+        rate[weights] = f"{weights}: {report.psnr:.1f} dB"
+    vidtwin.encode_video(SAMPLE, folder / "mini.vidtwin", weights="mini")
+    for part in ("structure", "dynamics"):
+        vidtwin.decode_video(folder / "mini.vidtwin", videos[part], only=part)
+    vidtwin.edit(SAMPLE, videos["edit"], motion=0.5, weights="mini")
+    return {
+        "original": SAMPLE,
+        rate["mini"]: videos["mini"],
+        rate["tiny"]: videos["tiny"],
+        "mini, Structure alone": videos["structure"],
+        "mini, Dynamics alone": videos["dynamics"],
+        "mini, edit --motion 0.5": videos["edit"],
+    }
+
+
+def square(frame: np.ndarray) -> Image.Image:
+    """The centre of a frame, as the models see it."""
+    image = Image.fromarray(frame)
+    scale = SIDE / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
+    return image.crop((left, top, left + SIDE, top + SIDE))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        videos = {caption: vidtwin.read_video(path) for caption, path in panels(Path(folder)).items()}
+    rows = -(-len(videos) // COLUMNS)
+    font = ImageFont.load_default(14)
+    pictures = []
+    for index in range(0, min(len(video.frames) for video in videos.values()), EVERY):
+        picture = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
+        for place, (caption, video) in enumerate(videos.items()):
+            x, y = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + CAPTION)
+            ImageDraw.Draw(picture).text((x + 6, y + 3), caption, "black", font)
+            picture.paste(square(video.frames[index]), (x, y + CAPTION))
+        pictures.append(picture)
+    fps = float(next(iter(videos.values())).fps)
+    with atomic_output(OUT) as partial:
+        pictures[0].save(
+            partial, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 * EVERY / fps), loop=0, quality=70, method=4
+        )
+    print(f"{OUT.name}: {len(pictures)} frames, {OUT.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
