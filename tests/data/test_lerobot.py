@@ -201,8 +201,8 @@ def test_an_episode_shorter_than_a_clip_is_no_failure(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fps": "30"}, {"fps": True}, {"fps": 1e999}, {"chunks_size": 2.5}, {"chunks_size": 10**40}, {"features": {CAMERA: []}},
-        {"features": {CAMERA: {"dtype": 3}}}, {"codebase_version": 2}, {"video_path": 7},
+        {"fps": "30"}, {"fps": True}, {"fps": 1e999}, {"fps": 1e-9}, {"chunks_size": 2.5}, {"chunks_size": 10**40},
+        {"features": {CAMERA: []}}, {"features": {CAMERA: {"dtype": 3}}}, {"codebase_version": 2}, {"video_path": 7},
     ],
 )  # fmt: skip
 def test_an_index_that_is_well_formed_and_wrong_is_refused(tmp_path, changes):

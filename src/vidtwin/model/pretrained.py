@@ -91,22 +91,22 @@ class Checkpointed(Pushed):
         """`from_pretrained` of a folder of ours."""
         config, tensors = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
         refuse_differences(parameter_shapes(config), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(folder))
-        return cls._of(config, tensors)
+        return cls._of(config, tensors, folder)
 
     @classmethod
     def from_released(cls: type[T], path: str | Path, config: str | Path | VidTwinConfig = "auto") -> T:
         """`from_pretrained` of a file in Microsoft's layout."""
         found, tensors, aside = released_state(path, None if config == "auto" else as_config(config))
-        model = cls._of(found, tensors)
+        model = cls._of(found, tensors, path)
         model.set_aside = aside
         return model
 
     @classmethod
-    def _of(cls: type[T], config: VidTwinConfig, tensors: Mapping[str, Tensor]) -> T:
+    def _of(cls: type[T], config: VidTwinConfig, tensors: Mapping[str, Tensor], source: str | Path) -> T:
         make: Callable[[VidTwinConfig], nn.Module] = cls  # type: ignore[assignment]
         with Uninitialized():
             model = make(config)
-        model.load_state_dict(own_float32(tensors), assign=True)
+        model.load_state_dict(own_float32(tensors, source), assign=True)
         assert isinstance(model, cls)
         return model.eval()
 

@@ -195,7 +195,7 @@ def _natural(path: Path) -> tuple[Any, ...]:
 
 def _numbered(pattern: Path) -> list[Path]:
     """Files of a name with one %d or %04d in it ("%%" is "%"), by number; none if it is no pattern."""
-    parts = re.findall(r"%%|%0[0-9]+d|%d|[^%]+|%", pattern.name)
+    parts = re.findall(r"%%|%0[0-9]{1,2}d|%d|[^%]+|%", pattern.name)
     places = [part for part in parts if part[0] == "%" and part[-1] == "d"]
     if len(places) != 1:
         return []

@@ -16,6 +16,7 @@ from vidtwin.video.read.images import check_start, info_of, open_image, rgb
 from vidtwin.video.read.info import Frame, VideoInfo
 
 ROWS = 16  # that are read at once
+MOST_ROWS = 2**26  # of a column of numbers
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def _parquet(path: TableColumn) -> Iterator[Any]:
 def numbers(table: Path, name: str) -> np.ndarray:
     """A column of whole numbers of a Parquet file, as int64. Raises OSError or ValueError in one line."""
     with _parquet(TableColumn(table, name, Fraction(1))) as file:
+        if file.metadata.num_rows > MOST_ROWS:  # a few bytes may stand for any number of equal ones
+            raise ValueError(f"{table}: states {file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}; split it")
         values = file.read([name]).column(0)
         if values.null_count or str(values.type) not in ("int64", "int32"):
             raise ValueError(f"{table}: column {name} is not of whole numbers; get the data set again")
