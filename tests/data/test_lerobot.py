@@ -1,7 +1,6 @@
 """Episodes of LeRobot data sets: frames by their times, cameras stored as videos or as images, cameras chosen."""
 
 import io
-import json
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from vidtwin.data.check import check_data
 from vidtwin.data.clips import TrainingClips, validation_clips
 from vidtwin.data.sources import recordings
 from vidtwin.model.config import VidTwinConfig
+from vidtwin.video.read.decode import VideoWarning
 from vidtwin.video.read.reader import frame_count, iter_frames, probe, read_clip
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -138,6 +138,14 @@ def test_cameras_stored_as_images_are_read_like_videos(tmp_path):
     assert [float(frame.time) for frame in iter_frames(one.file, 10, 12)] == [1.0, 1.1]
     report = check_data(folder, 10)
     assert (report.recordings, report.usable, report.frames) == (3, 3, 30)
+
+
+def test_a_row_of_several_pictures_is_said(tmp_path):
+    pages, buffer = [Image.new("RGB", (48, 32), colour) for colour in ("red", "blue")], io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    folder = of_images(tmp_path / "set", [{"bytes": buffer.getvalue(), "path": None}] * (3 * EACH))
+    with pytest.warns(VideoWarning, match="rows hold several pictures, of which only the first was read"):
+        list(iter_frames(recordings(folder)[0].file, 0, 3))
 
 
 def test_images_that_are_not_there_are_named(tmp_path):

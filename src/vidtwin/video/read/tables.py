@@ -1,6 +1,7 @@
 """Pictures in a column of a Parquet file, as LeRobot stores the images of cameras: frames at an even rate."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vidtwin.video.read.decode import TableColumn, check_file
-from vidtwin.video.read.images import check_start, info_of, open_image, rgb
+from vidtwin.video.read.decode import TableColumn, VideoWarning, check_file
+from vidtwin.video.read.images import check_start, holds_several, info_of, open_image, rgb
 from vidtwin.video.read.info import Frame, VideoInfo
 
 ROWS = 16  # that are read at once
@@ -42,10 +43,14 @@ class Column:
     def frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         """`read.iter_frames`; what is read besides is the first picture, for its size."""
         check_start(self.path, start, self.count)
-        info = self.info()
+        info, several = self.info(), False
         for number, row in enumerate(self._rows(start, self.count if stop is None else min(stop, self.count)), start):
             with self._open(number, row) as image:
                 yield Frame(rgb(self._name(number), image, info.stored_size), number, 1 / self.path.fps, 1)
+                several = several or holds_several(image)
+        if several:
+            said = f"{self.path}: rows hold several pictures, of which only the first was read; write a row for each"
+            warnings.warn(said, VideoWarning, stacklevel=2)
 
     def _name(self, number: int) -> str:
         return f"{self.path}[{number}]"
