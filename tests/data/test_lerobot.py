@@ -1,6 +1,7 @@
 """Episodes of LeRobot data sets: frames by their times, cameras stored as videos or as images, cameras chosen."""
 
 import io
+import json
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
