@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tyro.conf import UseAppendAction, arg
 
 from vidtwin.data.folders import SUFFIXES
-from vidtwin.files import check_writable, locked, printable
+from vidtwin.files import check_writable, clear_killed, locked, printable
 from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.latents.stream import Identity
@@ -157,6 +157,7 @@ def public_name(weights: str) -> str:
 def check_output(out: Path, *inputs: Path) -> None:
     """Refuse, before any work, an output that cannot be written or is one of the inputs."""
     check_writable(out)
+    clear_killed(out)
     for path in inputs:
         if path.exists() and out.exists() and out.samefile(path):
             raise UsageError(f"{out}: is the input; choose another output")

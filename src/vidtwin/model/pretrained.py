@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vidtwin.files import atomic_output, check_writable, tensor_output
+from vidtwin.files import atomic_output, check_writable, clear_killed, tensor_output
 from vidtwin.model.cards import CARD_FILE, PAPER, model_card
 from vidtwin.model.checkpoint import (
     CONFIG_FILE,
@@ -139,7 +139,8 @@ class Checkpointed(Pushed):
             raise ValueError(f"{folder}: weights with NaN or infinite values in {dtype}: {shorten(broken)}; not saved")
         folder.parent.mkdir(parents=True, exist_ok=True)
         check_writable(folder / WEIGHTS_FILE if folder.is_dir() else folder)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-", dir=folder.parent) as partial:
+        clear_killed(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-{os.getpid()}-", dir=folder.parent) as partial:
             with tensor_output(Path(partial) / WEIGHTS_FILE) as path:
                 save_file(tensors, path, metadata={"format": "pt"})
             with atomic_output(Path(partial) / CONFIG_FILE) as path:
