@@ -209,3 +209,10 @@ def test_what_the_released_code_cannot_hold_is_not_exported(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="square size"):
         released_shapes(replace(TINY, width=128))
+
+
+def test_the_same_model_gives_the_same_bytes_under_any_name(tmp_path):
+    model = VidTwin(TINY)
+    for name in ("a.ckpt", "another.ckpt"):
+        export_released(model, tmp_path / name)
+    assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "another.ckpt").read_bytes()

@@ -124,7 +124,7 @@ def commands(folder: Path, source: Path) -> dict[str, tuple[list[str], str]]:
         "swap": (["swap", "--structure", str(latents), "--dynamics", str(latents), *TINY], ".mp4"),
         "encode-dataset": (["encode-dataset", str(videos)], ""),
         "train": (["train", str(recipe), "--device", "cpu"], ""),
-        "evaluate": (["evaluate", str(videos), "--device", "cpu"], ".json"),
+        "evaluate": (["evaluate", str(videos), "--weights", "tiny", "--clips", "6", "--device", "cpu"], ".json"),
         "convert": (["convert", str(ours)], ".ckpt"),
         "convert to a folder": (["convert", str(released), "--config", "small"], ""),
         "export": (["export", "--weights", "tiny"], ""),
