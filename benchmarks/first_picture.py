@@ -68,7 +68,14 @@ def main() -> None:
     fps = float(next(iter(videos.values())).fps)
     with atomic_output(OUT) as partial:
         pictures[0].save(
-            partial, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 * EVERY / fps), loop=0, quality=70, method=4
+            partial,
+            "WEBP",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=round(1000 * EVERY / fps),
+            loop=0,
+            quality=70,
+            method=4,
         )
     print(f"{OUT.name}: {len(pictures)} frames, {OUT.stat().st_size / 1e6:.1f} MB")
 

@@ -124,3 +124,9 @@ def test_recipes_that_are_well_formed_and_wrong_are_one_line(tmp_path, line):
 def test_a_missing_recipe_says_where_recipes_are():
     with pytest.raises(FileNotFoundError, match=r"recipes/tiny.yaml: no such recipe \(did you mean tiny\?\); .* lists"):
         read_recipe("nowhere/recipes/tiny.yaml", Recipe)
+
+
+def test_a_key_of_any_length_that_is_there_twice_is_named_in_a_line():
+    with pytest.raises(ValueError, match="is there twice") as caught:
+        parse_json(f'{{"{"a" * 10**6}": 1, "{"a" * 10**6}": 2}}')
+    assert len(str(caught.value)) < 200

@@ -287,6 +287,8 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["convert", "tiny", "-o", "out.pt"], 1, ".ckpt or .safetensors"),
         (["convert", "tiny", "-o", "out.ckpt", "--dtype", "float16"], 2, "hold float32"),
         (["reconstruct", "CLIP", "-o", "CLIP"], 2, "is the input"),
+        (["evaluate", "FOLDER", "-o", "CLIP"], 2, "is called as a file that results are made of"),
+        (["check-data", "FOLDER", "--json-out", "CLIP"], 2, "is called as a file that results are made of"),
         (["swap", "--structure", "none.mp4", "--dynamics", "CLIP", "-o", "CLIP"], 2, "is the input"),
         (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
         (["train", "none.yaml"], 1, "none.yaml: no such recipe; give a YAML file, or the name of a shipped one"),
@@ -301,7 +303,7 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
 def test_bad_usage_is_answered_with_the_remedy(run, clip, weights, arguments, code, message):
     arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
     if (
-        arguments[0] not in ("info", "convert", "train", "train-generator", "dance", "recontruct", "decode")
+        arguments[0] not in ("info", "convert", "check-data", "train", "train-generator", "dance", "recontruct", "decode")
         and "--weights" not in arguments
     ):
         arguments += ["--weights", str(weights)]

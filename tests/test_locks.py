@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from vidtwin.cli import main
-from vidtwin.files import locked
+from vidtwin.files import clear_killed, locked
 
 HOLD = """
 import os, sys, time
-from vidtwin.files import locked
+from vidtwin.files import clear_killed, locked
 
 with locked(sys.argv[1]):
     if os.fork():
@@ -52,3 +52,14 @@ def test_two_trainings_in_one_folder_are_one_too_many(tmp_path, capsys, command)
         assert main([command, str(recipe), "--out", str(run), "--device", "cpu"]) == 1
     assert f"{run}: another run is writing it" in capsys.readouterr().err
     assert os.listdir(run) == []
+
+
+def test_what_a_killed_process_left_of_an_output_goes_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = [f".out.partial-{ended.pid}.json", f".out.partial-{ended.pid}-x"]
+    kept = [f".out.partial-{os.getpid()}.json", f".other.partial-{ended.pid}.json", ".out.partial-mine"]
+    for name in (*gone, *kept):
+        (tmp_path / name).touch()
+    clear_killed(tmp_path / "out.json")
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)

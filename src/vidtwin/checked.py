@@ -4,12 +4,14 @@ import difflib
 import json
 import math
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from vidtwin.files import in_line
+from vidtwin.files import check_regular, in_line
 
 MOST_DEEP = 32
+MOST_JSON = 2**26  # bytes of a file
 MOST_WHOLE = 2**63
 NAMES = {str: "text", float: "a number", dict: "a mapping", list: "a list"}
 
@@ -17,6 +19,16 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", bool, int, float, str, list, dict)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        OSError: no such file, or a pipe or a device. ValueError: more than MOST_JSON bytes, or as `parse_json`.
+    """
+    check_regular(path, MOST_JSON)
+    return parse_json(path.read_bytes())
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -36,7 +48,7 @@ def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        raise ValueError(f"key {in_line(repr(next(key for key in keys if keys.count(key) > 1)), 60)} is there twice")
     return mapping
 
 
@@ -59,7 +71,7 @@ def plain(value: Any) -> Any:
             elif type(item) is float and not math.isfinite(item):
                 raise ValueError(f"{item} is not a finite number")
             elif item is not None and type(item) not in (str, int, float, bool):
-                raise ValueError(f"{item!r}: expected text, a number, a list, or a mapping with text as keys")
+                raise ValueError(f"{in_line(repr(item), 60)}: expected text, a number, a list, or a mapping with text as keys")
         if not inner:
             return value
         level = inner

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,15 @@ def clear_partial(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def clear_killed(target: Path) -> None:
+    """Remove what processes of this machine that were killed left unfinished of one output, a file or a folder."""
+    mine = re.compile(re.escape(f".{target.stem}") + r"(\.\w+)?\.partial-(\d+)\b.*")
+    for path in target.absolute().parent.glob(".*.partial-*"):
+        found = mine.fullmatch(path.name)
+        if found and not Path("/proc", found[2]).exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], values: Any, indent: int = 2, allow_nan: bool = True) -> None:

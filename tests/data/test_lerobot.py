@@ -16,6 +16,7 @@ from vidtwin.data.check import check_data
 from vidtwin.data.clips import TrainingClips, validation_clips
 from vidtwin.data.sources import recordings
 from vidtwin.model.config import VidTwinConfig
+from vidtwin.video.read.decode import VideoWarning
 from vidtwin.video.read.reader import frame_count, iter_frames, probe, read_clip
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -140,6 +141,14 @@ def test_cameras_stored_as_images_are_read_like_videos(tmp_path):
     assert (report.recordings, report.usable, report.frames) == (3, 3, 30)
 
 
+def test_a_row_of_several_pictures_is_said(tmp_path):
+    pages, buffer = [Image.new("RGB", (48, 32), colour) for colour in ("red", "blue")], io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    folder = of_images(tmp_path / "set", [{"bytes": buffer.getvalue(), "path": None}] * (3 * EACH))
+    with pytest.warns(VideoWarning, match="rows hold several pictures, of which only the first was read"):
+        list(iter_frames(recordings(folder)[0].file, 0, 3))
+
+
 def test_images_that_are_not_there_are_named(tmp_path):
     pictures = [picture(n) for n in range(3 * EACH)]
     pictures[3], pictures[14] = {"bytes": None, "path": "/etc/passwd"}, {"bytes": b"no", "path": None}
@@ -201,8 +210,8 @@ def test_an_episode_shorter_than_a_clip_is_no_failure(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fps": "30"}, {"fps": True}, {"fps": 1e999}, {"chunks_size": 2.5}, {"chunks_size": 10**40}, {"features": {CAMERA: []}},
-        {"features": {CAMERA: {"dtype": 3}}}, {"codebase_version": 2}, {"video_path": 7},
+        {"fps": "30"}, {"fps": True}, {"fps": 1e999}, {"fps": 1e-9}, {"chunks_size": 2.5}, {"chunks_size": 10**40},
+        {"features": {CAMERA: []}}, {"features": {CAMERA: {"dtype": 3}}}, {"codebase_version": 2}, {"video_path": 7},
     ],
 )  # fmt: skip
 def test_an_index_that_is_well_formed_and_wrong_is_refused(tmp_path, changes):

@@ -31,6 +31,8 @@ def test_lists_name_files_beside_them_or_anywhere(tmp_path, clip):
         ("a.csv", b"path,fps\nx.mp4,3\n", "a.csv: no column 'videos', only path, fps"),
         ("a.csv", b"", "no column 'videos', only none"),
         ("a.csv", b"id,videos\n1,x.mp4\n2\n", "line 3 has no path"),
+        ("a.csv", b"videos,label\na, b.mp4,1\n", "line 2 has more fields than the header"),
+        ("a.csv", b"videos,label,label\nx.mp4,1,2\n", "column 'label' is there twice"),
         ("a.txt", b"# nothing\n", "a.txt: no videos in it"),
         ("a.txt", b"\xff\xfe\n", "a.txt: not a list of paths in UTF-8"),
         ("a.tar", b"x" * 2000, "a.tar: not a whole, uncompressed tar"),
@@ -132,7 +134,7 @@ def test_lerobot_cameras_and_templates_are_not_trusted(tmp_path):
     refused("asks for {user}", video_path="{user}.mp4")
     refused("no videos", features={"action": {"dtype": "float32"}})
     refused("v1.6 is not read", codebase_version="v1.6")
-    refused("must be positive", fps=0)
+    refused("not a number of at least 0.001", fps=0)
     refused("not the index", features=[])
     meta.write_text("{")
     with pytest.raises(ValueError, match="not the index"):

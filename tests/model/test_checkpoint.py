@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -125,7 +126,14 @@ def test_loading_makes_no_random_numbers_and_is_quick_to_begin(weights):
 
 def test_weights_do_not_share_memory():
     one = torch.arange(6.0)
-    owned = own_float32({"a": one, "b": one, "c": one[:3], "d": one.view(2, 3).T, "e": one.half()})
+    owned = own_float32({"a": one, "b": one, "c": one[:3], "d": one.view(2, 3).T, "e": one.half()}, "a test")
     assert owned["a"] is one and all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in owned.values())
     assert len({tensor.untyped_storage().data_ptr() for tensor in owned.values()}) == 5
     assert torch.equal(owned["d"], one.view(2, 3).T) and torch.equal(owned["c"], one[:3])
+
+
+def test_a_config_that_is_a_pipe_is_refused_and_not_waited_for(weights, tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(weights / "model.safetensors")
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(OSError, match="is a pipe"):
+        VidTwin.from_pretrained(tmp_path)

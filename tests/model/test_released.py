@@ -1,6 +1,8 @@
 import io
 import json
 import os
+import struct
+import zipfile
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,49 @@ def test_a_pickle_that_would_run_code_is_refused_and_has_not_run(released_tensor
     assert not (tmp_path / "ran").exists()
 
 
+def pickled(*operations: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(operations) + b"."
+
+
+def text(word: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word
+
+
+MADE = b"cbuiltins\nbytearray\n" + b"\x8a\x08" + struct.pack("<q", 1 << 34) + b"\x85R"
+DOUBLED = b"c_codecs\nencode\n" * 35 + text(b"a") + (text(b"hex") + b"\x86R") * 35
+
+
+@pytest.mark.parametrize(
+    ("content", "compression", "why"),
+    [
+        (pickled(MADE), zipfile.ZIP_STORED, "bytearray"),
+        (pickled(DOUBLED), zipfile.ZIP_STORED, "hex"),
+        (pickled(text(bytes(10**7))), zipfile.ZIP_DEFLATED, "compressed"),
+    ],
+    ids=["a length", "a codec", "a compressed record"],
+)
+def test_a_file_that_would_grow_in_memory_is_refused_before_it_does(tmp_path, content, compression, why):
+    path = tmp_path / "small.ckpt"
+    torch.save({"state_dict": {}}, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in records.items():
+            archive.writestr(name, content if name.endswith("data.pkl") else data)
+    with pytest.raises(ValueError, match=why):
+        read_released(path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t.to("meta"), lambda t: t.long(), lambda t: t.to(torch.complex64), lambda t: t.to_sparse()]
+)
+def test_tensors_that_are_no_weights_are_refused(released_tensors, tmp_path, change):
+    name = next(name for name in released_shapes(TINY) if name.endswith("weight"))
+    torch.save({"state_dict": released_tensors | {name: change(released_tensors[name].float())}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt: .* not of weights"):
+        load_released(tmp_path / "a.ckpt", TINY)
+
+
 def test_differences_are_listed_and_counted(released_tensors, tmp_path):
     tensors = dict(released_tensors) | {"novel.weight": torch.zeros(1), "conv_in.bias": torch.zeros(3)}
     del tensors["motion_head.bias"], tensors["encoder.final_layer.linear.bias"]
@@ -164,3 +209,10 @@ def test_what_the_released_code_cannot_hold_is_not_exported(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="square size"):
         released_shapes(replace(TINY, width=128))
+
+
+def test_the_same_model_gives_the_same_bytes_under_any_name(tmp_path):
+    model = VidTwin(TINY)
+    for name in ("a.ckpt", "another.ckpt"):
+        export_released(model, tmp_path / name)
+    assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "another.ckpt").read_bytes()

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.setting import setting, write_results
+from vidtwin import VidTwin, export_released, preset
 from vidtwin.cli.options import SAMPLE
 from vidtwin.video.read.reader import iter_frames, probe
 from vidtwin.video.write.writer import VideoWriter
@@ -32,8 +33,9 @@ from vidtwin.video.write.writer import VideoWriter
 SIZE = (126, 224)
 VIDTWIN = [sys.executable, "-m", "vidtwin"]
 TINY = ["--weights", "tiny"]
-KEPT = ("*.mp4", "data/*", "model/*")  # of a folder; logs hold times
+KEPT = ("*.mp4", "*/*.mp4", "*.csv", "data/*", "model/*", "*.onnx", "*.safetensors")  # of a folder; logs hold times
 PARTIAL = re.compile(r"\.partial-|\.work|\.tmp")
+TIMES = re.compile(rb'"(seconds|frames_per_second|date|vidtwin)": [^\n]*')
 Result = dict[str, Any]
 RECIPE = """
 model: {{frames: 4, height: 32, width: 32, patch: 16, hidden: 32, depth: 1, heads: 2, num_queries: 4, query_dim: 16,
@@ -66,7 +68,12 @@ def write_source(path: Path, repeats: int) -> None:
 def whole_bytes(out: Path) -> dict[str, bytes]:
     """What has to be the same: a file, or of a folder the videos, the tables and the model."""
     files = [out] if out.is_file() else [path for name in KEPT for path in sorted(out.glob(name)) if path.is_file()]
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+    return {str(path.relative_to(out)): _without_times(path) for path in files}
+
+
+def _without_times(path: Path) -> bytes:
+    """The bytes of a file; of the results of an evaluation, what does not depend on when it ran."""
+    return TIMES.sub(b"", path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
 
 
 def remove(out: Path) -> None:
@@ -101,6 +108,10 @@ def kill_until(command: list[str], whole: dict[str, bytes], out: Path, seconds: 
 def commands(folder: Path, source: Path) -> dict[str, tuple[list[str], str]]:
     """What is killed: arguments, to which the output is added, and the output's suffix."""
     latents, videos, recipe = folder / "source.vidtwin", folder / "videos", folder / "source.yaml"
+    ours, released = folder / "small", folder / "small.ckpt"
+    model = VidTwin(preset("small"))
+    model.save_pretrained(ours)
+    export_released(model, released)
     subprocess.run([*VIDTWIN, "encode", str(source), "-o", str(latents), *TINY], check=True, stdout=subprocess.DEVNULL)
     for number in range(6):
         (videos / str(number)).mkdir(parents=True)
@@ -113,6 +124,11 @@ def commands(folder: Path, source: Path) -> dict[str, tuple[list[str], str]]:
         "swap": (["swap", "--structure", str(latents), "--dynamics", str(latents), *TINY], ".mp4"),
         "encode-dataset": (["encode-dataset", str(videos)], ""),
         "train": (["train", str(recipe), "--device", "cpu"], ""),
+        "evaluate": (["evaluate", str(videos), "--weights", "tiny", "--clips", "6", "--device", "cpu"], ".json"),
+        "convert": (["convert", str(ours)], ".ckpt"),
+        "convert to a folder": (["convert", str(released), "--config", "small"], ""),
+        "export": (["export", "--weights", "tiny"], ""),
+        "draw-sprites": (["draw-sprites", "--per-class", "3"], ""),
         "generate": (["generate", "sprites", "--steps", "4", "--batch", "2", "--device", "cpu"], ""),
     }
 

@@ -141,6 +141,17 @@ def test_in_a_folder_a_file_counts_once_and_pictures_left_out_are_said(tmp_path,
         assert len(list(iter_frames(tmp_path / "a"))) == 4
 
 
+def test_pages_that_share_one_large_tag_are_refused_before_each_reads_it(tmp_path):
+    tags = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    page = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()) + struct.pack("<HHII", 700, 1, 10_000, 8)
+    page = struct.pack("<H", len(tags) + 1) + page
+    begins = [8 + 10_000 + number * (len(page) + 4) for number in range(4)]
+    pages = [page + struct.pack("<I", after) for after in (*begins[1:], 0)]
+    (tmp_path / "a.tif").write_bytes(struct.pack("<4sI", b"II*\0", begins[0]) + bytes(10_000) + b"".join(pages))
+    with pytest.raises(ValueError, match=r"a\.tif: .* lie over each other"):
+        probe(tmp_path / "a.tif")
+
+
 def test_a_tiff_of_endless_pages_is_refused(tmp_path, blobs, monkeypatch):
     monkeypatch.setattr(images, "MAX_PAGES", 3)
     with pytest.raises(ValueError, match="a.tif: has more than 3 pages; split it"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from PIL import Image
 
 from vidtwin.video import VideoWarning, frame_count, iter_frames, probe, read_clip, read_video
@@ -126,6 +127,19 @@ def test_a_joined_mp4_says_what_it_left_out(tmp_path, encode, blobs):
     joined.write_bytes(data + data)
     with pytest.warns(VideoWarning, match=f"5 frames were decoded, another file is joined to it from byte {len(data)} on"):
         assert len(list(iter_frames(joined))) == 5
+
+
+def test_a_rate_stated_far_too_low_is_not_believed(tmp_path, blobs):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(1, 10))
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 64, 48, "yuv420p", Fraction(1, 1000)
+        for number, picture in enumerate(blobs(10)):
+            frame = VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = 40 * number, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert probe(path).fps == 25
 
 
 def without_rate(path: Path) -> None:

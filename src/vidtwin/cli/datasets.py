@@ -6,8 +6,8 @@ from typing import Literal
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Dtype, Output, UsageError, counter, device_of, public_name
-from vidtwin.files import check_writable, write_json
+from vidtwin.cli.options import Device, Dtype, Output, UsageError, check_result, counter, device_of, public_name
+from vidtwin.files import write_json
 from vidtwin.latents.stream import Identity
 from vidtwin.model.loading import load_weights
 
@@ -34,7 +34,7 @@ def check_data_command(
     from vidtwin.data.check import check_data
 
     if json_out is not None:
-        check_writable(json_out)
+        check_result(json_out)
     with counter("recording") as progress:
         report = check_data(source, frames, sample_fps, workers, progress, camera)
     print(report.table())

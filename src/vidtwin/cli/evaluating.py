@@ -7,7 +7,7 @@ from typing import Literal
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from vidtwin.cli.options import Device, Output, UsageError, check_output, counter, device_of
+from vidtwin.cli.options import Device, Output, UsageError, check_result, counter, device_of
 from vidtwin.files import atomic_output, write_json
 from vidtwin.model.loading import load_weights
 
@@ -82,7 +82,7 @@ def evaluate_command(
     if plot is not None and not codecs:
         raise UsageError("--plot draws curves of rate and distortion: name codecs with --codecs")
     for path in filter(None, (out, plot)):
-        check_output(path, Path(data))
+        check_result(path, Path(data))
     if "pca" in controls and fit is None:
         raise ValueError("the control pca learns from clips: give a folder of training videos with --fit")
     if "grid" in controls and grid is None:
@@ -160,7 +160,7 @@ def analyze_command(
     from vidtwin.evaluation.scoring import first_clips
 
     for path in filter(None, (out, report)):
-        check_output(path, Path(data))
+        check_result(path, Path(data))
     if odd := [other for other in others if not all(other.partition("="))]:
         raise UsageError(f"--others {odd[0]}: give NAME=WEIGHTS")
     scores = None if evaluation is None else read_result(evaluation)

@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 from tyro.conf import UseAppendAction, arg
 
-from vidtwin.files import check_writable, locked, printable
+from vidtwin.data.folders import SUFFIXES
+from vidtwin.files import check_writable, clear_killed, locked, printable
 from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.latents.stream import Identity
@@ -22,6 +23,7 @@ from vidtwin.onnx.model import OnnxModel, is_exported
 from vidtwin.video.read.info import VideoInfo
 from vidtwin.video.write.encoding import Encoding
 
+PRECIOUS = (".tar", ".parquet", ".csv", ".vidtwin", ".safetensors", ".ckpt", ".pt", ".pth")
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample.mp4"
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -155,9 +157,17 @@ def public_name(weights: str) -> str:
 def check_output(out: Path, *inputs: Path) -> None:
     """Refuse, before any work, an output that cannot be written or is one of the inputs."""
     check_writable(out)
+    clear_killed(out)
     for path in inputs:
         if path.exists() and out.exists() and out.samefile(path):
             raise UsageError(f"{out}: is the input; choose another output")
+
+
+def check_result(out: Path, *inputs: Path) -> None:
+    """`check_output` of a file of results, which is not called as a video or weights are: inputs may well be in the folder."""
+    check_output(out, *inputs)
+    if out.suffix.lower() in (*SUFFIXES, *PRECIOUS):
+        raise UsageError(f"{out}: is called as a file that results are made of; name it .json, .svg or .html")
 
 
 def device_of(name: str) -> str:

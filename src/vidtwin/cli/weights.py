@@ -9,8 +9,18 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from vidtwin import export_released
-from vidtwin.cli.options import SAMPLE, Device, Dtype, Output, UsageError, check_output, device_of, public_name
-from vidtwin.files import check_writable, printable, write_json
+from vidtwin.cli.options import (
+    SAMPLE,
+    Device,
+    Dtype,
+    Output,
+    UsageError,
+    check_output,
+    check_result,
+    device_of,
+    public_name,
+)
+from vidtwin.files import printable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.stream import Identity
 from vidtwin.model.hub import RELEASED_SUFFIXES
@@ -113,7 +123,7 @@ def benchmark_command(
     from vidtwin.model.vidtwin import VidTwin
 
     if json_out is not None:
-        check_writable(json_out)
+        check_result(json_out)
     place = device_of(device)
     rows: list[Row] = []
     chosen: dict[str, list[str]] = {}

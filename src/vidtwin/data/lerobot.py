@@ -27,6 +27,7 @@ DEPTH = re.compile(r"(?<![a-z])depth(?![a-z])", re.IGNORECASE)
 PLACE = ("chunk_index", "file_index")  # of an episode's file, in v3
 SPAN = ("from_timestamp", "to_timestamp")  # of an episode in a file of videos
 CLOSE = 1e-4  # seconds that stated times may be off, as in LeRobot
+LEAST_FPS = 1e-3
 MOST_INDEX = 2**30  # bytes of a file of meta
 MOST_ROWS = 10_000_000  # of a table of meta
 
@@ -95,15 +96,14 @@ def _read_index(folder: Path, cameras: Sequence[str]) -> _Index:
     try:
         check_regular(meta, MOST_INDEX)
         info = parse_json(meta.read_bytes())
-        version, fps, chunk_size = fact(info, "codebase_version", str), fact(info, "fps", float), fact(info, "chunks_size", int)
+        version, fps = fact(info, "codebase_version", str), fact(info, "fps", float, LEAST_FPS)
+        chunk_size = fact(info, "chunks_size", int, 1)
         features = fact(info, "features", dict)
         kinds = {name: fact(feature, "dtype", str) for name, feature in features.items()}
         kinds = {name: kind for name, kind in sorted(kinds.items()) if kind in ("video", "image")}
         paths = {name: fact(info, name, str) if info.get(name) is not None else None for name in ("video_path", "data_path")}
     except ValueError as error:
         raise ValueError(f"{meta}: not the index of a LeRobot data set with videos ({error}); get it again") from error
-    if not (fps > 0 and chunk_size > 0):
-        raise ValueError(f"{meta}: fps={fps:g} and chunks_size={chunk_size} must be positive; get it again")
     if not kinds:
         raise FileNotFoundError(f"{folder}: the data set has no videos (features of dtype video or image); choose one with cameras")
     chosen = _chosen(folder, kinds, cameras) if cameras else [name for name in kinds if not _is_depth(name, features[name])]
@@ -139,8 +139,8 @@ def _episodes_v2(index: _Index) -> Iterator[Recording]:
     lengths: dict[int, int | None] = {}
     try:
         check_regular(path, MOST_INDEX)
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line:
+        for line in path.read_text(encoding="utf-8").split("\n"):  # text in it may hold other ends of lines
+            if line.strip():
                 row = parse_json(line)
                 number, length = fact(row, "episode_index", int, 0), fact(row, "length", int, 1) if "length" in row else None
                 if number in lengths:

@@ -137,10 +137,14 @@ def _rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, tuple[tuple[st
     if COLUMN not in (rows.fieldnames or []):
         names = ", ".join(map(in_line, rows.fieldnames or [])) or "none"
         raise ValueError(f"{path}: no column {COLUMN!r}, only {in_line(names)}; rename one")
+    if twice := next((name for name, count in Counter(rows.fieldnames).items() if count > 1), None):
+        raise ValueError(f"{path}: column {in_line(twice)!r} is there twice; rename one")
     for row in rows:
+        if None in row:
+            raise ValueError(f"{path}: line {rows.line_num} has more fields than the header; put names with commas into quotes")
         if not row[COLUMN]:
             raise ValueError(f"{path}: line {rows.line_num} has no path in column {COLUMN!r}; fill it in or delete it")
-        yield row[COLUMN], tuple((name, row[name] or "") for name in row if name not in (COLUMN, None))
+        yield row[COLUMN], tuple((name, row[name] or "") for name in row if name != COLUMN)
 
 
 def _lines(file: Iterable[str]) -> Iterator[tuple[str, tuple[()]]]:

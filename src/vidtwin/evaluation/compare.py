@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtwin.checked import build, parse_json
+from vidtwin.checked import build, read_json
 from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
 from vidtwin.files import in_line
 from vidtwin.latents.stream import with_hash
@@ -106,7 +106,7 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `vidtwin evaluate` writes one")
     try:
-        record: dict[str, Any] = parse_json(path.read_bytes())
+        record: dict[str, Any] = read_json(path)
         found = build(_Result, record, more=True)
         record["protocol"] = with_hash(found.protocol)
         build(_Weights, record["protocol"], "protocol.", more=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from vidtwin.checked import build, parse_json
+from vidtwin.checked import build, read_json
 from vidtwin.files import atomic_output, in_line, tensor_output, write_json
 from vidtwin.generation.config import DiTConfig
 from vidtwin.generation.diffusion import Process
@@ -115,7 +115,7 @@ def read_generator(folder: Path) -> Generator:
     """`VidTwinPipeline.from_pretrained` of a folder, in float32 on the CPU."""
     path = folder / FACTS_FILE
     try:
-        facts = build(_Facts, parse_json(path.read_bytes()))
+        facts = build(_Facts, read_json(path))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: missing; give the folder `model` of a run of vidtwin train-generator, or a shipped name: "
@@ -124,7 +124,7 @@ def read_generator(folder: Path) -> Generator:
     except ValueError as error:
         raise ValueError(f"{path}: not the description of a generator ({in_line(error)})") from error
     config = facts.denoiser
-    tensors = own_float32(read_tensors(folder / TENSORS_FILE))
+    tensors = own_float32(read_tensors(folder / TENSORS_FILE), folder / TENSORS_FILE)
     with torch.device("meta"), Uninitialized():
         shapes = {f"denoiser.{name}": tuple(t.shape) for name, t in DiT(config).state_dict().items()}
     channels = (config.structure[0], config.dynamics[0], config.dynamics[0])

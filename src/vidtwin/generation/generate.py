@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidtwin.checked import parse_json
+from vidtwin.checked import read_json
 from vidtwin.files import check_writable, clear_partial, in_line, locked, write_json
 from vidtwin.frames.clips import Geometry, pad_tail, to_clip
 from vidtwin.generation.config import GUIDANCE
@@ -211,7 +211,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     if not path.exists() or not any(VIDEO.fullmatch(file.name) for file in out.iterdir()):
         return
     try:
-        before = parse_json(path.read_bytes())
+        before = read_json(path)
         if not isinstance(before, dict):
             raise ValueError("no settings")
     except ValueError:

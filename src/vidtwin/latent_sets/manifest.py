@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vidtwin.checked import fact, parse_json
+from vidtwin.checked import fact, read_json
 from vidtwin.files import in_line
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.statistics import Statistics
@@ -22,7 +22,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             else f"{folder}: is no data set of latents; make one with vidtwin encode-dataset"
         )
     try:
-        manifest: dict[str, Any] = parse_json(path.read_bytes())
+        manifest: dict[str, Any] = read_json(path)
         files = fact(manifest, "files", list)
         for file in files:
             name = PurePosixPath(fact(file, "file", str))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtwin.checked import fact, parse_json
+from vidtwin.checked import fact, parse_json, read_json
 from vidtwin.files import atomic_output, write_json
 from vidtwin.latent_sets.encode import Failure, Rows
 from vidtwin.latent_sets.items import Content, Item, content, glance
@@ -60,7 +60,7 @@ class Spool:
             if rows.is_file():
                 entry = entries_in(needs_pyarrow().ipc.open_file(rows).schema.metadata[METADATA])[0]
             elif failure.is_file():
-                entry = entry_of(parse_json(failure.read_bytes()))
+                entry = entry_of(read_json(failure))
             else:
                 return None
         except (OSError, KeyError, TypeError, ValueError, IndexError, needs_pyarrow().ArrowException):

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidtwin.checked import fact, parse_json
+from vidtwin.checked import fact, parse_json, read_json
 from vidtwin.files import atomic_output, check_regular, file_hash, in_line, write_json
 from vidtwin.latent_sets.items import Columns, Content, Item
 from vidtwin.latent_sets.manifest import DAMAGED, first_line, read_manifest
@@ -101,7 +101,7 @@ class Store:
             write_json(described, mine)
             return
         try:
-            found = parse_json(described.read_bytes())
+            found = read_json(described)
             there, columns = Plan.from_dict(found), fact(found, "columns", list)
             if any(not isinstance(pair, list) or [type(text) for text in pair] != [str, str] for pair in columns):
                 raise ValueError("columns are not pairs of a name and a kind")

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vidtwin.checked import parse_json
+from vidtwin.checked import read_json
 from vidtwin.files import in_line
 from vidtwin.model.config import VidTwinConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+LEGACY_PICKLES = 4  # before the storages of a file of torch before 1.6, the content last
+EXPANDING = re.compile(r"(hex|base.?64|quopri|quoted.?printable|uu)(.codec)?", re.IGNORECASE)  # codecs of bytes
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 
@@ -44,11 +47,16 @@ class Uninitialized(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def own_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors to be a model's weights: float32, contiguous, no two in the same memory; copied only where they are not."""
+def own_float32(tensors: Mapping[str, Tensor], source: Path | str) -> dict[str, Tensor]:
+    """The tensors to be a model's weights: float32, contiguous, no two in the same memory; copied only where they are not.
+
+    Raises ValueError, which names their source, for one of another kind than floating point, or whose values are not all there.
+    """
     result: dict[str, Tensor] = {}
     taken: set[int] = set()
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type == "meta":
+            raise ValueError(f"{source}: {name} is a {tensor.layout} tensor of {tensor.dtype} on {tensor.device}, not of weights")
         tensor = tensor.float().contiguous()
         if tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.data_ptr() in taken:
             tensor = tensor.clone()
@@ -74,7 +82,7 @@ def read_config_file(path: Path) -> VidTwinConfig:
         FileNotFoundError: no such file. ValueError: not JSON, or not the fields of a config.
     """
     try:
-        fields = parse_json(path.read_bytes())
+        fields = read_json(path)
         if not isinstance(fields, dict):
             raise ValueError("not a mapping of fields")
         return VidTwinConfig.from_dict(fields)
@@ -164,10 +172,12 @@ def read_pickle(path: Path) -> Any:
     Raises:
         ValueError: a pickle that asks for anything else (nothing of it has run), or no file of torch's, or a damaged one.
     """
+    zipped = zipfile.is_zipfile(path)
     try:
+        _check_sizes(path, zipped)
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         what = f"asks for {in_line(name.group(1))}" if name else "is not one that torch wrote, or is damaged"
@@ -180,6 +190,35 @@ def read_pickle(path: Path) -> Any:
     except Exception as error:  # a damaged file can raise anything in the unpickler
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}: not a torch checkpoint, or cut short ({in_line(reason)}); copy or download it again") from error
+
+
+def _check_sizes(path: Path, zipped: bool) -> None:
+    """Raise an error for a file that would be much larger in memory: by compressed records, or by what its pickle calls."""
+    if not zipped:
+        with path.open("rb") as file:
+            return _check_calls(file, LEGACY_PICKLES)
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise ValueError("its records are compressed, or lie over each other")
+        for record in records:
+            if record.filename.endswith("/data.pkl"):
+                with archive.open(record) as file:
+                    _check_calls(file, 1)
+
+
+def _check_calls(file: IO[bytes], pickles: int) -> None:
+    """Of what torch lets a pickle call, bytearray(length) and some codecs make much of little."""
+    encodes, codec = False, None
+    for _ in range(pickles):
+        for _, word, _ in pickletools.genops(file):
+            if isinstance(word, str):
+                if word.endswith(" bytearray"):
+                    raise pickle.UnpicklingError("GLOBAL bytearray")
+                encodes = encodes or word == "_codecs encode"
+                codec = word if EXPANDING.fullmatch(word) else codec
+    if encodes and codec:
+        raise pickle.UnpicklingError(f"GLOBAL {codec}")
 
 
 def _numpy_scalars() -> list[Any]:

@@ -55,4 +55,5 @@ def export_released(model: VidTwin, path: str | Path) -> None:
             copies = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}  # no shared storage
             save_file(copies, partial, metadata={"format": "pt"})
         else:
-            torch.save({"state_dict": tensors}, partial)
+            with partial.open("wb") as file:  # a path would leave its name in the file
+                torch.save({"state_dict": tensors}, file)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vidtwin.files import atomic_output, check_writable, tensor_output
+from vidtwin.files import atomic_output, check_writable, clear_killed, tensor_output
 from vidtwin.model.cards import CARD_FILE, PAPER, model_card
 from vidtwin.model.checkpoint import (
     CONFIG_FILE,
@@ -91,22 +91,22 @@ class Checkpointed(Pushed):
         """`from_pretrained` of a folder of ours."""
         config, tensors = read_config(folder), read_tensors(folder / WEIGHTS_FILE)
         refuse_differences(parameter_shapes(config), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(folder))
-        return cls._of(config, tensors)
+        return cls._of(config, tensors, folder)
 
     @classmethod
     def from_released(cls: type[T], path: str | Path, config: str | Path | VidTwinConfig = "auto") -> T:
         """`from_pretrained` of a file in Microsoft's layout."""
         found, tensors, aside = released_state(path, None if config == "auto" else as_config(config))
-        model = cls._of(found, tensors)
+        model = cls._of(found, tensors, path)
         model.set_aside = aside
         return model
 
     @classmethod
-    def _of(cls: type[T], config: VidTwinConfig, tensors: Mapping[str, Tensor]) -> T:
+    def _of(cls: type[T], config: VidTwinConfig, tensors: Mapping[str, Tensor], source: str | Path) -> T:
         make: Callable[[VidTwinConfig], nn.Module] = cls  # type: ignore[assignment]
         with Uninitialized():
             model = make(config)
-        model.load_state_dict(own_float32(tensors), assign=True)
+        model.load_state_dict(own_float32(tensors, source), assign=True)
         assert isinstance(model, cls)
         return model.eval()
 
@@ -139,7 +139,8 @@ class Checkpointed(Pushed):
             raise ValueError(f"{folder}: weights with NaN or infinite values in {dtype}: {shorten(broken)}; not saved")
         folder.parent.mkdir(parents=True, exist_ok=True)
         check_writable(folder / WEIGHTS_FILE if folder.is_dir() else folder)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-", dir=folder.parent) as partial:
+        clear_killed(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-{os.getpid()}-", dir=folder.parent) as partial:
             with tensor_output(Path(partial) / WEIGHTS_FILE) as path:
                 save_file(tensors, path, metadata={"format": "pt"})
             with atomic_output(Path(partial) / CONFIG_FILE) as path:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from vidtwin.files import check_writable, in_line, make_readable
+from vidtwin.files import check_writable, clear_killed, in_line, make_readable
 from vidtwin.latents.stream import Identity
 from vidtwin.metrics import clip_psnr
 from vidtwin.model.checkpoint import CONFIG_FILE
@@ -142,7 +142,8 @@ def export_onnx(
         (EncoderHalf(exact), ENCODER_FILE, {CLIP: torch.zeros(2, *config.clip_shape)}, OUTPUTS),
         (DecoderHalf(exact), DECODER_FILE, latents | {PARTS: torch.ones(2)}, (CLIP,)),
     )
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-", dir=folder.absolute().parent) as temporary:
+    clear_killed(folder)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.partial-{os.getpid()}-", dir=folder.absolute().parent) as temporary:
         partial = Path(temporary)
         try:
             for half, name, inputs, outputs in halves:

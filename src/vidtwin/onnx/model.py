@@ -3,7 +3,6 @@
 Letters: B clips; F, H, W frames, height and width of a clip.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtwin.files import in_line
+from vidtwin.checked import MOST_JSON, read_json
+from vidtwin.files import check_regular, in_line
 from vidtwin.latents.stream import Identity
 from vidtwin.model.checkpoint import CONFIG_FILE
 from vidtwin.model.config import VidTwinConfig
@@ -72,7 +72,7 @@ class Exported:
         if not is_exported(folder):
             raise FileNotFoundError(f"{folder}: holds no exported model; make one with `vidtwin export`")
         try:
-            fields = json.loads(path.read_text())
+            fields = read_json(path)
             facts = fields.pop(KEY)
             precision = facts["precision"]
             if precision not in ("float32", "int8"):
@@ -94,6 +94,7 @@ class Exported:
 def is_exported(folder: Path) -> bool:
     """Whether config.json of a folder is that of an export; of a checkpoint it is not."""
     try:
+        check_regular(folder / CONFIG_FILE, MOST_JSON)
         return f'"{KEY}"' in (folder / CONFIG_FILE).read_text()
     except (OSError, ValueError):
         return False

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from vidtwin.checked import build, parse_json
+from vidtwin.checked import build, read_json
 from vidtwin.data.clips import Failures
 from vidtwin.data.failures import FailureList
 from vidtwin.data.sources import Recording
@@ -129,7 +129,7 @@ class CacheIndex:
 def read_index(folder: Path) -> CacheIndex:
     """Raises ValueError for an index that `cache_coefficients` did not write."""
     try:
-        return build(CacheIndex, parse_json((folder / INDEX).read_bytes()))
+        return build(CacheIndex, read_json(folder / INDEX))
     except ValueError as error:
         raise ValueError(f"{folder / INDEX}: not an index of coefficients ({in_line(error, 200)}); delete the folder") from None
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from vidtwin.checked import build
-from vidtwin.files import in_line
+from vidtwin.files import check_regular, in_line
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.config import VidTwinConfig, preset
 from vidtwin.training.patches import block_side
 from vidtwin.training.shipped import RECIPES, describe, find_recipe
 from vidtwin.training.yaml_values import parse_yaml, put
+
+MOST_RECIPE = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,7 @@ def read_recipe(
     """
     path = find_recipe(given)
     try:
+        check_regular(path, MOST_RECIPE)
         values = parse_yaml(path.read_text())
     except ValueError as error:
         raise ValueError(f"{given}: {error}") from None

@@ -113,7 +113,31 @@ def _number_near_name(rng: Random, data: bytes, other: bytes) -> bytes:
     return _write_number(rng, data, max(0, min(place, len(data))))
 
 
-ANYWHERE = (*(_flip, _overwrite, _number, _number_near_name) * 2, _flip, _cut_out, _double, _insert, _truncate, _splice)
+def _swapped(rng: Random, data: bytes, other: bytes) -> bytes:
+    """Two numbers of four bytes near each other trade places, as sizes, rates and times would."""
+    place, gap = _place(rng, data) & ~3, rng.choice((4, 4, 8, 12, 16, 20))
+    first, second = data[place : place + 4], data[place + gap : place + gap + 4]
+    return data if len(second) < 4 else data[:place] + second + data[place + 4 : place + gap] + first + data[place + gap + 4 :]
+
+
+def _repeat(rng: Random, data: bytes, other: bytes) -> bytes:
+    """A piece of the middle, a few or thousands of times."""
+    place = _place(rng, data)
+    piece = data[place : place + min(4096, _length(rng, data))]
+    return (data[:place] + piece * rng.choice((2, 5, 2000)) + data[place:])[:MOST]
+
+
+ANYWHERE = (
+    *(_flip, _overwrite, _number, _number_near_name) * 2,
+    _flip,
+    _cut_out,
+    _double,
+    _insert,
+    _truncate,
+    _splice,
+    _swapped,
+    _repeat,
+)
 
 
 def _in_safetensors(rng: Random, data: bytes) -> bytes:
@@ -218,9 +242,68 @@ def _in_png(rng: Random, data: bytes) -> bytes:
         chunks.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
         place += 12 + length
     number = rng.randrange(len(chunks))
-    chunks[number] = chunks[number][0], damage(rng, chunks[number][1], data)
+    if rng.random() < 0.5:
+        name, body = rng.choice(PNG_CHUNKS)
+        chunks.insert(rng.choice((1, number)), (name, _about_picture(rng) if body is None else body))
+    elif rng.random() < 0.3:  # a part in the middle twice, or cut short
+        name, body = chunks[number]
+        chunks.insert(number, (name, body[: rng.randrange(len(body) + 1)]))
+    else:
+        chunks[number] = chunks[number][0], damage(rng, chunks[number][1], data)
     packed = [struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks]
     return data[:8] + b"".join(packed)
+
+
+def _in_y4m(rng: Random, data: bytes) -> bytes:
+    """Another size, rate, aspect or kind of pixels in the first line."""
+    head, end, rest = data.partition(b"\n")
+    words = head.split(b" ")
+    values = (b"W0", b"W99999999", b"H1", b"F0:0", b"F1:2000000000", b"F2000000000:1", b"F" + b"9" * 40 + b":1", b"A0:1",
+              b"A9999:1", b"Cmono", b"C444p16", b"C420p9", b"It", b"XCOLORRANGE=FULL")  # fmt: skip
+    words.insert(rng.randrange(1, len(words) + 1), rng.choice(values))
+    return b" ".join(words) + end + rest
+
+
+def _in_jpeg(rng: Random, data: bytes) -> bytes:
+    """Another segment of EXIF, of a profile or of a comment behind the first marker."""
+    marker, begin = rng.choice(((0xE1, b"Exif\0\0"), (0xE2, b"ICC_PROFILE\0\1\1"), (0xEE, b"Adobe\0d\0\0\0\0"), (0xFE, b"")))
+    body = begin + _about_picture(rng)[:60_000]
+    return data[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + data[2:]
+
+
+def _in_webp(rng: Random, data: bytes) -> bytes:
+    """A chunk more, doubled or of another kind; the file's size goes with it."""
+    chunks, place = [], 12
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        chunks.append((data[place : place + 4], data[place + 8 : place + 8 + size]))
+        place += 8 + size + size % 2
+    number, kind = rng.randrange(len(chunks)), rng.choice((b"EXIF", b"ICCP", b"XMP ", b"ANIM", b"ANMF", b"ALPH", b"VP8X"))
+    more = rng.choice(((kind, _about_picture(rng)), chunks[number], (kind, chunks[number][1])))
+    chunks.insert(number + rng.randrange(2), more)
+    body = b"".join(name + struct.pack("<I", len(part)) + part + b"\0" * (len(part) % 2) for name, part in chunks)
+    return data[:4] + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def _about_picture(rng: Random) -> bytes:
+    """EXIF, whole or not, with one number of any kind; or a profile that says little."""
+    tag, kind = rng.choice((0x0112, 0x8769, 0x8825, 0x0201, 0x011A, 0x02BC)), rng.randrange(1, 14)
+    number, value = rng.choice((0, 1, 2, 0xFFFF, 0x7FFFFFFF)), rng.choice((0, 1, 6, 8, 9, 0xFFFFFFFF))
+    exif = struct.pack("<4sIHHHIII", b"II*\0", 8, rng.choice((1, 0xFFFF)), tag, kind, number, value, rng.choice((0, 8)))
+    return rng.choice(
+        (exif, exif[: rng.randrange(len(exif))], b"Exif\0\0" + exif, struct.pack(">I", 128) + bytes(124), bytes(9000))
+    )
+
+
+# Chunks that a PNG may have and this one has not, in front of its pixels; texts and profiles are compressed.
+PNG_CHUNKS = (
+    (b"eXIf", None), (b"gAMA", bytes(4)), (b"cHRM", bytes(32)), (b"tRNS", bytes(6)), (b"sBIT", b"\0\0\0"),
+    (b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 22))), (b"iCCP", b"a\0\0" + zlib.compress(b"\0\0\0\x80" + bytes(124))),
+    (b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 22))), (b"pHYs", struct.pack(">IIB", 0, 1, 1)),
+    (b"acTL", struct.pack(">II", 1 << 31, 0)), (b"acTL", struct.pack(">II", 2, 0)),
+    (b"fcTL", struct.pack(">IIIIIHHBB", 0, 1 << 30, 1 << 30, 9, 9, 0, 0, 9, 9)),
+    (b"IHDR", struct.pack(">IIBBBBB", 1 << 15, 1 << 15, 16, 6, 0, 0, 0)),
+)  # fmt: skip
 
 
 # By kind or suffix: damage behind the first check.
@@ -235,4 +318,7 @@ BEHIND: dict[str, Callable[[Random, bytes], bytes]] = {
     ".safetensors": _in_safetensors,
     ".ckpt": _in_zip,
     ".png": _in_png,
+    ".jpg": _in_jpeg,
+    ".webp": _in_webp,
+    ".y4m": _in_y4m,
 }

@@ -71,6 +71,8 @@ def make_seeds() -> list[Seed]:
     for path in sorted(ASSETS.iterdir()):
         if path.suffix != ".md":
             seeds += [Seed(kind, path.name, path.read_bytes()) for kind in ("video", "video in a tar")]
+    y4m = b"YUV4MPEG2 W16 H16 F25:1\n" + b"".join(b"FRAME\n" + bytes([level]) * 384 for level in (50, 90, 200))
+    seeds += [Seed(kind, "raw.y4m", y4m) for kind in ("video", "video in a tar")]
     for name, data in _images():
         seeds.append(Seed("image", name, data))
         if Path(name).suffix in SUFFIXES:

@@ -32,6 +32,7 @@ UNTIMED = 100  # milliseconds of a WebP's frame that states none, as browsers sh
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NO_PAGE = 5  # bits of a TIFF page's kind: a smaller copy of another one, or its mask
 MAX_PAGES = 10_000  # of a TIFF
+MAX_TAGS = 2**28  # bytes of the tags of a TIFF in memory
 SPECIAL = set("%*?[]{}")  # in a file's name: FFmpeg takes the name of an image for a pattern, as it takes that of many a .jpg
 
 
@@ -98,7 +99,7 @@ class Stills:
     def _picture(self, number: int, size: tuple[int, int] | None = None, several: list[str] | None = None) -> np.ndarray:
         with open_image(self.files[number]) as image:
             picture = rgb(self.files[number], image, size)
-            if several is not None and _holds_several(image):
+            if several is not None and holds_several(image):
                 several.append(self.files[number].name)
             return picture
 
@@ -195,7 +196,7 @@ def _natural(path: Path) -> tuple[Any, ...]:
 
 def _numbered(pattern: Path) -> list[Path]:
     """Files of a name with one %d or %04d in it ("%%" is "%"), by number; none if it is no pattern."""
-    parts = re.findall(r"%%|%0[0-9]+d|%d|[^%]+|%", pattern.name)
+    parts = re.findall(r"%%|%0[0-9]{1,2}d|%d|[^%]+|%", pattern.name)
     places = [part for part in parts if part[0] == "%" and part[-1] == "d"]
     if len(places) != 1:
         return []
@@ -236,7 +237,7 @@ def _pages_of(tiff: Path) -> tuple[int, ...]:
         image = open_image(tiff)
     except ValueError:
         return ()
-    with image:
+    with image, _one_line(tiff):
         pages = _pages(image)
     if len(pages) > MAX_PAGES:
         raise ValueError(f"{tiff}: has more than {MAX_PAGES:,} pages; split it")
@@ -244,24 +245,33 @@ def _pages_of(tiff: Path) -> tuple[int, ...]:
 
 
 def _pages(image: Any) -> tuple[int, ...]:
-    """Of a TIFF: 1 for each page, 0 for what is none. The first that is damaged, which reading will meet, is the last."""
+    """Of a TIFF: 1 for each page, 0 for what is none. The first that is damaged, which reading will meet, is the last.
+
+    Raises ValueError for tags that lie over each other, of which a small file can have very many.
+    """
     pages: list[int] = []
+    most = 2 * os.fstat(image.fp.fileno()).st_size if hasattr(image.fp, "fileno") and image.filename else MAX_TAGS
     try:
-        while len(pages) <= MAX_PAGES:
+        while len(pages) <= MAX_PAGES and most >= 0:
             image.seek(len(pages))
+            most -= sum(map(len, image.tag_v2._tagdata.values()))
             kind = image.tag_v2.get(254, 0)
             pages.append(0 if isinstance(kind, int) and kind & NO_PAGE else 1)
     except EOFError:
         return tuple(pages)
     except Exception:  # Pillow raises many kinds for damaged data
         pages.append(1)
+    if most < 0:
+        raise ValueError("the tags of its pages lie over each other")
     return tuple(pages)
 
 
-def _holds_several(image: Any) -> bool:
+def holds_several(image: Any) -> bool:
     """Whether more pictures follow in the file (a moving photo's are not meant)."""
     if image.format == "TIFF":
-        return sum(_pages(image)) > 1
+        with suppress(ValueError):
+            return sum(_pages(image)) > 1
+        return True
     return image.format != "MPO" and getattr(image, "is_animated", False)
 
 

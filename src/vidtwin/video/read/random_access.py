@@ -36,7 +36,7 @@ from vidtwin.video.read.pictures import Pictures
 
 SEEK_BACK = (0, 1, 4)  # seconds to seek before a key frame: some containers go to the next place by another clock
 REORDERED = 16  # frames that are decoded to see whether timestamps are in order, where there is doubt
-MOST_FPS = 240  # frames per second; a container that states more is asked for its timestamps
+LEAST_FPS, MOST_FPS = 5, 240  # frames per second; a container that states others is asked for its timestamps
 USUAL_FPS = [Fraction(fps) for fps in (1, 5, 8, 10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 240)]
 USUAL_FPS += [Fraction(1000 * fps, 1001) for fps in (24, 30, 60, 120)]
 NONE = np.iinfo(np.int64).min
@@ -51,7 +51,7 @@ def frame_rate(path: VideoFile, stream: VideoStream) -> Fraction:
     """Frames per second: as the container states it, or where it states none, or nonsense, the average of all timestamps."""
     stated, guess = stream.average_rate, stream.guessed_rate
     has_clock = stream.start_time is not None or stream.duration is not None
-    if stream.frames or not has_clock or (stated and stated <= MOST_FPS and not (guess and 3 * guess < 2 * stated)):
+    if stream.frames or not has_clock or (stated and LEAST_FPS <= stated <= MOST_FPS and not (guess and 3 * guess < 2 * stated)):
         return stated_rate(stream)
     return _index_of(path).rate or stated_rate(stream)
 

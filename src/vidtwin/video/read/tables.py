@@ -1,6 +1,7 @@
 """Pictures in a column of a Parquet file, as LeRobot stores the images of cameras: frames at an even rate."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from vidtwin.video.read.decode import TableColumn, check_file
-from vidtwin.video.read.images import check_start, info_of, open_image, rgb
+from vidtwin.video.read.decode import TableColumn, VideoWarning, check_file
+from vidtwin.video.read.images import check_start, holds_several, info_of, open_image, rgb
 from vidtwin.video.read.info import Frame, VideoInfo
 
 ROWS = 16  # that are read at once
+MOST_ROWS = 2**26  # of a column of numbers
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class Column:
     def frames(self, start: int, stop: int | None) -> Iterator[Frame]:
         """`read.iter_frames`; what is read besides is the first picture, for its size."""
         check_start(self.path, start, self.count)
-        info = self.info()
+        info, several = self.info(), False
         for number, row in enumerate(self._rows(start, self.count if stop is None else min(stop, self.count)), start):
             with self._open(number, row) as image:
                 yield Frame(rgb(self._name(number), image, info.stored_size), number, 1 / self.path.fps, 1)
+                several = several or holds_several(image)
+        if several:
+            said = f"{self.path}: rows hold several pictures, of which only the first was read; write a row for each"
+            warnings.warn(said, VideoWarning, stacklevel=2)
 
     def _name(self, number: int) -> str:
         return f"{self.path}[{number}]"
@@ -89,6 +95,8 @@ def _parquet(path: TableColumn) -> Iterator[Any]:
 def numbers(table: Path, name: str) -> np.ndarray:
     """A column of whole numbers of a Parquet file, as int64. Raises OSError or ValueError in one line."""
     with _parquet(TableColumn(table, name, Fraction(1))) as file:
+        if file.metadata.num_rows > MOST_ROWS:  # a few bytes may stand for any number of equal ones
+            raise ValueError(f"{table}: states {file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}; split it")
         values = file.read([name]).column(0)
         if values.null_count or str(values.type) not in ("int64", "int32"):
             raise ValueError(f"{table}: column {name} is not of whole numbers; get the data set again")

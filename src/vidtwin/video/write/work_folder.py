@@ -131,7 +131,7 @@ class WorkFolder:
         for line in data.splitlines(keepends=True):
             try:
                 entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 entry = None
             if not isinstance(entry, dict):
                 break
