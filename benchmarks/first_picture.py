@@ -67,16 +67,8 @@ def main() -> None:
         pictures.append(picture)
     fps = float(next(iter(videos.values())).fps)
     with atomic_output(OUT) as partial:
-        pictures[0].save(
-            partial,
-            "WEBP",
-            save_all=True,
-            append_images=pictures[1:],
-            duration=round(1000 * EVERY / fps),
-            loop=0,
-            quality=70,
-            method=4,
-        )
+        motion = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 * EVERY / fps), "loop": 0}
+        pictures[0].save(partial, "WEBP", quality=70, method=4, **motion)
     print(f"{OUT.name}: {len(pictures)} frames, {OUT.stat().st_size / 1e6:.1f} MB")
 
 
