@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from vidtwin.inference import decode, encode
+from vidtwin.inference import edit as edits
 from vidtwin.inference import reconstruct as whole
 from vidtwin.inference.decode import Output
 from vidtwin.inference.engine import Engine
@@ -107,6 +108,38 @@ def interpolate(
     first, last = (_stream(engine, identity, path, fit) for path in (a, b))
     streams = whole.interpolate(first, last, steps, part)
     return whole.decode_row(engine, streams, out, output=output or _as_source(a), weights=identity)
+
+
+def edit(
+    path: FilePath,
+    out: FilePath,
+    *,
+    motion: float = 1.0,
+    slow: int = 1,
+    motion_from: FilePath | None = None,
+    part: str = "both",
+    weights: Weights = "mini",
+    output: Output | None = None,
+    **fit: Any,
+) -> list[str]:
+    """Change how a video, or latent file, moves, as `vidtwin edit`; `inference.edit` has the formula.
+
+        vidtwin.edit("a.mp4", "b.mp4", motion=0)  # frozen
+
+    `motion`: speed within each clip; `slow`: times as long; `motion_from`: take the Dynamics of this video, at speed `motion`, with
+    the Structure of the first as it is. Else as `swap`. A slowed video has no sound unless `output` says so.
+
+    Raises as `inference.edit.move` and `slow`, `inference.reconstruct.swap` and `inference.decode.decode_video`.
+    """
+    engine, identity = _engine(weights)
+    stream = _stream(engine, identity, path, fit)
+    if motion_from is None:
+        edited = edits.move(stream, motion, part)
+    else:
+        edited = whole.swap(stream, edits.move(_stream(engine, identity, motion_from, fit), motion, "dynamics"))
+    edited = edits.slow(edited, slow, part)
+    output = output or (_as_source(path) if slow == 1 else Output())
+    return decode.decode_video(engine, edited, out, output=output, weights=identity)
 
 
 def save_video(frames: Video | np.ndarray | Tensor, path: FilePath, fps: float | Fraction | None = None) -> list[str]:
