@@ -53,8 +53,9 @@ def drawn(model: VidTwin, count: int) -> list[Tensor]:
 @torch.inference_mode()
 def measure(model: VidTwin, count: int) -> dict[str, Any]:
     """Speeds of all rows and motions, relative to the clips decoded as they are."""
-    clips, speeds = drawn(model, count), {(row, motion): [] for row in ROWS for motion in MOTIONS}  # type: ignore[var-annotated]
-    kept = []
+    clips = drawn(model, count)
+    speeds: dict[tuple[str, float], list[float]] = {(row, motion): [] for row in ROWS for motion in MOTIONS}
+    kept: list[float] = []
     for clip in clips:
         z = model.encode(clip[None])
         plain = read_sprite(model.decode(z)[0]).speed
@@ -62,7 +63,7 @@ def measure(model: VidTwin, count: int) -> dict[str, Any]:
         for row, motion in speeds:
             found = plain if motion == 1 else read_sprite(edited(model, z, motion, row)[0]).speed
             speeds[row, motion].append(found / plain)
-    found = {}
+    found: dict[str, Any] = {}
     for (row, motion), values in speeds.items():
         mean = float(np.mean(values))
         within = abs(mean - motion) <= TOLERANCE * (motion or 1)
