@@ -63,12 +63,12 @@ def measure(model: VidTwin, count: int) -> dict[str, Any]:
         for row, motion in speeds:
             found = plain if motion == 1 else read_sprite(edited(model, z, motion, row)[0]).speed
             speeds[row, motion].append(found / plain)
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for (row, motion), values in speeds.items():
         mean = float(np.mean(values))
         within = abs(mean - motion) <= TOLERANCE * (motion or 1)
-        found.setdefault(row, {})[f"{motion:g}"] = {"mean": mean, "std": float(np.std(values)), "within": within}
-    return {"clips": count, "reconstructed": float(np.mean(kept)), "speeds": found}
+        means.setdefault(row, {})[f"{motion:g}"] = {"mean": mean, "std": float(np.std(values)), "within": within}
+    return {"clips": count, "reconstructed": float(np.mean(kept)), "speeds": means}
 
 
 def table(results: dict[str, Any]) -> str:

@@ -125,7 +125,7 @@ class Analysis:
     findings: dict[str, Findings]
 
     def table(self) -> list[dict[str, Any]]:
-        """A row per figure: analysis, figure, in words, unit, value of each model, margin, and whether it tells model from untrained.
+        """A row per figure: analysis, figure, in words, unit, value of each model, margin, and whether it differs from untrained.
 
         `apart` is None where the figure was not to be had of both.
         """
