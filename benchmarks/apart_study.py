@@ -2,9 +2,9 @@
 
     python -m benchmarks.apart_study TRAIN TEST --minutes 20 --out runs/apart-study
 
-Each variant starts from the recipe's weights and trains in OUT/VARIANT for as many steps as fit the minutes, by the time that its
-first `--trial` steps took. Rows: the start; `plain`, without terms; then a term and a weight each. The same command goes on where it
-was stopped: trained variants and measured rows are kept. Every row is measured by the package's own analyses on clips of TEST.
+Each variant starts from the recipe's weights and trains in OUT/VARIANT for as many steps as fit the minutes, by the time that a
+trial of a few steps took. Rows: the start; `plain`, without terms; then a term and a weight each. The same command goes on where
+it was stopped: trained variants and measured rows are kept. Every row is measured by the package's own analyses on clips of TEST.
 Writes OUT/NAME/row.json, and benchmarks/results/apart-study.json and .md (`--results` names another folder).
 """
 
@@ -12,10 +12,10 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablations import minutes
 from benchmarks.edit_motion import measure as motions
 from benchmarks.setting import RESULTS, setting
 from vidtwin import VidTwin
@@ -29,6 +29,7 @@ from vidtwin.evaluation.scoring import first_clips
 from vidtwin.files import atomic_output, write_json
 from vidtwin.losses.apart import TERMS
 from vidtwin.training.autoencoder import train
+from vidtwin.training.log import LOG
 from vidtwin.training.recipe import Recipe, read_recipe
 
 WEIGHTS = {"swap": (0.003, 0.03), "consistency": (0.01, 0.1), "decorrelation": (0.1, 1.0), "frozen": (0.001, 0.01)}
@@ -61,14 +62,10 @@ def trained(recipe: Recipe, out: Path, options: argparse.Namespace) -> tuple[Vid
     """The model of a variant, and its steps: as many as fit the minutes, decided once and kept in OUT/plan.json."""
     plan = out / "plan.json"
     if not plan.is_file():
-        begun = time.perf_counter()
-        train(dataclasses.replace(recipe, steps=1, checkpoint_every=1), out / "trial", device=options.device, progress=False)
-        first = time.perf_counter() - begun
-        train(dataclasses.replace(recipe, steps=1 + options.trial), out / "trial", device=options.device, progress=False)
-        seconds = max(1e-3, (time.perf_counter() - begun - 2 * first) / options.trial)
-        if seconds < 0.2 * first / (1 + options.trial):  # starting took most of it
-            seconds = first / 2
-        write_json(plan, {"steps": max(2, int(60 * options.minutes / seconds)), "seconds_per_step": seconds})
+        trial = dataclasses.replace(recipe, steps=options.trial, log_every=options.trial, validation_clips=1)
+        train(trial, out / "trial", device=options.device, progress=False)
+        steps = int(options.trial * options.minutes / minutes(out / "trial" / LOG, recipe.batch_size))
+        write_json(plan, {"steps": max(2, steps)})
     steps = json.loads(plan.read_text())["steps"]
     return train(dataclasses.replace(recipe, steps=steps), out / "run", device=options.device, progress=False), steps
 
@@ -135,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
             if terms is None:
                 model = VidTwin.from_pretrained(recipe.init_from or "tiny")
             else:
-                loss = dataclasses.replace(recipe.loss, **(dict.fromkeys(TERMS, 0.0) | terms))
+                weights: dict[str, Any] = dict.fromkeys(TERMS, 0.0) | terms
+                loss = dataclasses.replace(recipe.loss, **weights)
                 model, steps = trained(dataclasses.replace(recipe, loss=loss), options.out / name, options)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, measured(model.to(options.device), options) | {"steps": steps, "terms": terms or {}})
