@@ -11,9 +11,12 @@ Writes OUT/NAME/row.json, and benchmarks/results/apart-study.json and .md (`--re
 import argparse
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from benchmarks.ablations import minutes
 from benchmarks.edit_motion import measure as motions
@@ -28,8 +31,8 @@ from vidtwin.data.sources import find_videos
 from vidtwin.evaluation.scoring import first_clips
 from vidtwin.files import atomic_output, write_json
 from vidtwin.losses.apart import TERMS
-from vidtwin.training.autoencoder import train
 from vidtwin.training.log import LOG
+from vidtwin.training.loop import MODEL
 from vidtwin.training.recipe import Recipe, read_recipe
 
 WEIGHTS = {"swap": (0.003, 0.03), "consistency": (0.01, 0.1), "decorrelation": (0.1, 1.0), "frozen": (0.001, 0.01)}
@@ -62,12 +65,20 @@ def trained(recipe: Recipe, out: Path, options: argparse.Namespace) -> tuple[Vid
     """The model of a variant, and its steps: as many as fit the minutes, decided once and kept in OUT/plan.json."""
     plan = out / "plan.json"
     if not plan.is_file():
-        trial = dataclasses.replace(recipe, steps=options.trial, log_every=options.trial, validation_clips=1)
-        train(trial, out / "trial", device=options.device, progress=False)
+        run(dataclasses.replace(recipe, steps=options.trial, log_every=options.trial, validation_clips=1), out / "trial", options)
         steps = int(options.trial * options.minutes / minutes(out / "trial" / LOG, recipe.batch_size))
         write_json(plan, {"steps": max(2, steps)})
     steps = json.loads(plan.read_text())["steps"]
-    return train(dataclasses.replace(recipe, steps=steps), out / "run", device=options.device, progress=False), steps
+    run(dataclasses.replace(recipe, steps=steps), out / "run", options)
+    return VidTwin.from_pretrained(out / "run" / MODEL), steps
+
+
+def run(recipe: Recipe, out: Path, options: argparse.Namespace) -> None:
+    """Train in a process of its own: one that has measured is not safe to fork readers from. Goes on where it was stopped."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(recipe.to_dict()))
+    subprocess.run([sys.executable, "-m", "vidtwin", "train", str(path), "--out", str(out), "--device", options.device], check=True)
 
 
 def measured(model: VidTwin, options: argparse.Namespace) -> dict[str, float | None]:

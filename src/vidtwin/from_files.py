@@ -86,6 +86,7 @@ def swap(
     `fit`: policy, tile_overlap, overlap, as in `encode_video`. Returns what could not be kept of the first one, which gives timing
     and sound. Raises as `inference.reconstruct.swap` and `inference.decode.decode_video`.
     """
+    _check_not_input(out, structure, dynamics)
     engine, identity = _engine(weights)
     first, second = (_stream(engine, identity, path, fit) for path in (structure, dynamics))
     mixed = whole.swap(first, second)
@@ -104,6 +105,7 @@ def interpolate(
     **fit: Any,
 ) -> list[str]:
     """`steps` videos on the line between two videos or latent files, side by side, as `vidtwin interpolate`; else as `swap`."""
+    _check_not_input(out, a, b)
     engine, identity = _engine(weights)
     first, last = (_stream(engine, identity, path, fit) for path in (a, b))
     streams = whole.interpolate(first, last, steps, part)
@@ -131,6 +133,7 @@ def edit(
 
     Raises as `inference.edit.move` and `slow`, `inference.reconstruct.swap` and `inference.decode.decode_video`.
     """
+    _check_not_input(out, path, motion_from)
     engine, identity = _engine(weights)
     stream = _stream(engine, identity, path, fit)
     if motion_from is None:
@@ -176,6 +179,13 @@ def _stream(engine: Engine, identity: Identity, path: FilePath, fit: dict[str, A
     info = probe(path)
     stream = encode.encode_stream(engine, info.path, encode.plan_header(engine, info, identity, **fit))
     return replace(stream, frames=info.expected_frames)
+
+
+def _check_not_input(out: FilePath, *inputs: FilePath | None) -> None:
+    """Refuse, before any work, to write over a file that is read."""
+    for path in inputs:
+        if path is not None and Path(path).exists() and Path(out).exists() and Path(out).samefile(path):
+            raise ValueError(f"{out}: is an input; choose another output")
 
 
 def _as_source(path: FilePath) -> Output:

@@ -22,9 +22,9 @@ def without_gradients():
         yield
 
 
-def test_between_frames_time_is_linear_and_beyond_them_a_parabola():
+def test_between_frames_time_is_linear_and_beyond_them_between_line_and_parabola():
     assert time_matrix(torch.tensor([0.5]), 3)[0].tolist() == [0.5, 0.5, 0]
-    assert time_matrix(torch.tensor([3.0]), 3)[0].tolist() == pytest.approx([1, -3, 3], abs=1e-5)
+    assert time_matrix(torch.tensor([3.0]), 3)[0].tolist() == pytest.approx([0.25, -1.5, 2.25], abs=1e-5)
     matrix = time_matrix(torch.tensor([-2.0, 4.5, 17.0]), 16)
     assert (matrix @ SEQUENCE).tolist() == pytest.approx([-2, 4.5, 17], abs=1e-4)
     assert matrix.sum(1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
@@ -120,6 +120,18 @@ def test_videos_are_edited(model, clip, tmp_path):
     assert read_video(tmp_path / "tiles.mp4").frames.shape == (20, 180, 320, 3)
 
 
+def test_inputs_are_not_written_over(model, write):
+    a, b = write(4, name="a.mp4"), write(4, name="b.mp4")
+    for work in (
+        lambda: vidtwin.edit(a, a, slow=2, weights=model),
+        lambda: vidtwin.edit(a, b, motion_from=b, weights=model),
+        lambda: vidtwin.swap(a, b, b, weights=model),
+        lambda: vidtwin.interpolate(a, b, b, weights=model),
+    ):
+        with pytest.raises(ValueError, match=r"\.mp4: is an input; choose another output"):
+            work()
+
+
 def test_dynamics_of_another_video_at_motion_1_is_a_swap(model, clip, write, tmp_path):
     other = write(20)
     vidtwin.swap(clip, other, tmp_path / "swap.mp4", weights=model)
@@ -146,7 +158,7 @@ def test_the_command_edits_and_says_what_it_did(clip, weights, tmp_path, capsys)
         return code, printed.out + printed.err
 
     code, said = run("--slow", "2", "--freeze")
-    assert code == 0 and "motion 0, 2 times as long" in said and "the sound is not copied" in said
+    assert code == 0 and "frozen, 2 times as long" in said and "the sound is not copied" in said
     assert not probe(tmp_path / "out.mp4").has_audio and len(read_video(tmp_path / "out.mp4").frames) == 100
     assert run("--motion", "0.5")[0] == 0 and probe(tmp_path / "out.mp4").has_audio
     for options, code, words in (

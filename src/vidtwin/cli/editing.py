@@ -69,6 +69,8 @@ def edit_command(
             notes = decode_video(engine, edited, target, output=output, weights=identity, progress=progress)
     if slow > 1 and source is not None and source.has_audio and video.sound:
         notes.append(f"the sound is not copied: the video lasts {slow} times as long")
-    of = f", Dynamics of {motion_from}" if motion_from is not None else ""
-    print(f"{out}: {input}{of}, motion {speed:g}, {slow} times as long", file=said_to(out))
+    done = [f"Dynamics of {motion_from}"] if motion_from is not None else []
+    done += ["frozen"] if speed == 0 else [f"motion {speed:g}"] if speed != 1 else []
+    done += [f"{slow} times as long"] if slow > 1 else []
+    print(f"{out}: {', '.join([str(input), *done])}", file=said_to(out))
     print_notes((*engine.notes, *notes), said_to(out))

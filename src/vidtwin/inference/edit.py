@@ -5,8 +5,9 @@ Within a shot of a clip (frames 0..n-1, c = (n - 1) / 2 its middle), frame t of 
     motion k:  s(t) = c + k (t - c)                  slow N:  s(t) = (t + 1/2) / N - 1/2,  t = 0..N n - 1
     z_D'(t) = sum_t' R[t, t'] z_D(t')                u_S'(t) = sum_t' R[t, t'] u_S(t')
 
-Between two frames R interpolates linearly. Before the first and after the last it goes on along the parabola p that fits the clip
-best: the value at that end, plus p(s) - p(end). So motion 1 changes nothing and motion 0 holds the clip's middle.
+Between two frames R interpolates linearly. Before the first and after the last it goes on from the value at that end by p(s) -
+p(end), p the mean of the line and the parabola that fit the clip best: the line alone is too slow, the parabola makes ghosts. So
+motion 1 changes nothing and motion 0 holds the clip's middle.
 
 Dynamics has an axis of time and is edited as a latent. Structure has none: what it says of each frame is there only in its feature
 u_S, which is edited as it is decoded (`Window.times`). With part="dynamics" Structure stays as it is.
@@ -29,7 +30,7 @@ MOST_MOTION, SLOWEST = 4, 16
 def time_matrix(times: Tensor, frames: int) -> Tensor:
     """R (len(times), frames), float32: what a clip is at times in frames, 0 its first, from its frames. Each row sums to 1.
 
-    Example: time 0.5 of 3 frames is [1/2, 1/2, 0]; time 3, on the parabola through all three, [1, -3, 3].
+    Example: time 0.5 of 3 frames is [1/2, 1/2, 0]; time 3 is half way from [-1/2, 0, 3/2], on a line, to [1, -3, 3], on a parabola.
     """
     times, end = times.double(), frames - 1
     inside = times.clamp(0, end)
@@ -40,11 +41,13 @@ def time_matrix(times: Tensor, frames: int) -> Tensor:
     matrix[rows, low] += 1 - weight
     matrix[rows, high] += weight
 
-    def powers(t: Tensor) -> Tensor:
-        return ((t - end / 2) / frames)[:, None] ** torch.arange(min(2, end) + 1)
-
-    fit = torch.linalg.pinv(powers(torch.arange(frames, dtype=torch.float64)))  # frames -> coefficients of the parabola
-    return (matrix + (powers(times) - powers(inside)) @ fit).float()
+    for degree in (1, 2):
+        powers = torch.arange(min(degree, end) + 1)
+        at_frames, at_times, at_ends = (
+            ((t - end / 2) / frames)[:, None] ** powers for t in (torch.arange(frames, dtype=torch.float64), times, inside)
+        )
+        matrix += (at_times - at_ends) @ torch.linalg.pinv(at_frames) / 2  # frames -> coefficients -> how far beyond the end
+    return matrix.float()
 
 
 def move(stream: LatentStream, motion: float, part: str = "both") -> LatentStream:
