@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidtwin.from_files import decode_video, encode_video, interpolate, load, reconstruct, save_video, swap
+    from vidtwin.from_files import decode_video, edit, encode_video, interpolate, load, reconstruct, save_video, swap
     from vidtwin.generation.pipeline import VidTwinPipeline
     from vidtwin.latent_sets.dataset import IterableLatents, LatentDataset
     from vidtwin.model.config import VidTwinConfig, preset
@@ -30,6 +30,7 @@ __all__ = [
     "VidTwinPipeline",
     "__version__",
     "decode_video",
+    "edit",
     "encode_video",
     "export_released",
     "interpolate",
@@ -54,6 +55,7 @@ _HOMES = {
     "VidTwinPipeline": "vidtwin.generation.pipeline",
     "__version__": "vidtwin.version",
     "decode_video": "vidtwin.from_files",
+    "edit": "vidtwin.from_files",
     "encode_video": "vidtwin.from_files",
     "export_released": "vidtwin.model.loading",
     "interpolate": "vidtwin.from_files",

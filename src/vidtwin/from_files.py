@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from vidtwin.inference import decode, encode
+from vidtwin.inference import edit as edits
 from vidtwin.inference import reconstruct as whole
 from vidtwin.inference.decode import Output
 from vidtwin.inference.engine import Engine
@@ -85,6 +86,7 @@ def swap(
     `fit`: policy, tile_overlap, overlap, as in `encode_video`. Returns what could not be kept of the first one, which gives timing
     and sound. Raises as `inference.reconstruct.swap` and `inference.decode.decode_video`.
     """
+    _check_not_input(out, structure, dynamics)
     engine, identity = _engine(weights)
     first, second = (_stream(engine, identity, path, fit) for path in (structure, dynamics))
     mixed = whole.swap(first, second)
@@ -103,10 +105,44 @@ def interpolate(
     **fit: Any,
 ) -> list[str]:
     """`steps` videos on the line between two videos or latent files, side by side, as `vidtwin interpolate`; else as `swap`."""
+    _check_not_input(out, a, b)
     engine, identity = _engine(weights)
     first, last = (_stream(engine, identity, path, fit) for path in (a, b))
     streams = whole.interpolate(first, last, steps, part)
     return whole.decode_row(engine, streams, out, output=output or _as_source(a), weights=identity)
+
+
+def edit(
+    path: FilePath,
+    out: FilePath,
+    *,
+    motion: float = 1.0,
+    slow: int = 1,
+    motion_from: FilePath | None = None,
+    part: str = "both",
+    weights: Weights = "mini",
+    output: Output | None = None,
+    **fit: Any,
+) -> list[str]:
+    """Change how a video, or latent file, moves, as `vidtwin edit`; `inference.edit` has the formula.
+
+        vidtwin.edit("a.mp4", "b.mp4", motion=0)  # frozen
+
+    `motion`: speed within each clip; `slow`: times as long; `motion_from`: take the Dynamics of this video, at speed `motion`, with
+    the Structure of the first as it is. Else as `swap`. A slowed video has no sound unless `output` says so.
+
+    Raises as `inference.edit.move` and `slow`, `inference.reconstruct.swap` and `inference.decode.decode_video`.
+    """
+    _check_not_input(out, path, motion_from)
+    engine, identity = _engine(weights)
+    stream = _stream(engine, identity, path, fit)
+    if motion_from is None:
+        edited = edits.move(stream, motion, part)
+    else:
+        edited = whole.swap(stream, edits.move(_stream(engine, identity, motion_from, fit), motion, "dynamics"))
+    edited = edits.slow(edited, slow, part)
+    output = output or (_as_source(path) if slow == 1 else Output())
+    return decode.decode_video(engine, edited, out, output=output, weights=identity)
 
 
 def save_video(frames: Video | np.ndarray | Tensor, path: FilePath, fps: float | Fraction | None = None) -> list[str]:
@@ -143,6 +179,13 @@ def _stream(engine: Engine, identity: Identity, path: FilePath, fit: dict[str, A
     info = probe(path)
     stream = encode.encode_stream(engine, info.path, encode.plan_header(engine, info, identity, **fit))
     return replace(stream, frames=info.expected_frames)
+
+
+def _check_not_input(out: FilePath, *inputs: FilePath | None) -> None:
+    """Refuse, before any work, to write over a file that is read."""
+    for path in inputs:
+        if path is not None and Path(path).exists() and Path(out).exists() and Path(out).samefile(path):
+            raise ValueError(f"{out}: is an input; choose another output")
 
 
 def _as_source(path: FilePath) -> Output:

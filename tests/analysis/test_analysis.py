@@ -1,6 +1,7 @@
 """All five analyses of a small real model: wiring, controls, determinism, refusals; and the command."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -9,8 +10,13 @@ import torch
 
 from tests.conftest import SMALL, seeded_model
 from vidtwin import VidTwin
-from vidtwin.analysis.analyze import FIGURES, Analysis, Figure, analyze
+from vidtwin.analysis.analyze import FIGURES, Analysis, Figure, analyze, quantity
 from vidtwin.analysis.codes import encode_clips, untrained
+from vidtwin.analysis.dependence import Dependence
+from vidtwin.analysis.rates import Rates
+from vidtwin.analysis.spectra import Spectra
+from vidtwin.analysis.swaps import Kept, Swaps
+from vidtwin.analysis.verdict import verdict
 from vidtwin.cli import main
 from vidtwin.data.sprites import SpriteClips, draw_factors
 from vidtwin.model.ablations import ablations
@@ -54,6 +60,38 @@ def test_every_analysis_has_its_sentences_in_one_line(analysis):
         assert "\n" not in text and "nan" not in text and text.endswith(".") and "untrained" in text
 
 
+def test_a_verdict_comes_first_and_figures_are_named_in_words(analysis):
+    values = analysis.to_dict()
+    assert values["verdict"].startswith("Structure explains ") and "After a swap Structure is " in values["verdict"]
+    assert "The latents are not apart: " in values["verdict"] and "\n" not in values["verdict"]
+    assert "motion reproduced: " in values["sentences"]["spectra"] and "moving.both" not in str(values["sentences"])
+    row = {"unit": "%", "model": 0.175, "untrained": None}
+    assert quantity(row, "model") == "18 %" and quantity(row, "untrained") == "-"
+    assert quantity({"unit": "dB", "model": 6.318}, "model") == "6.32 dB"
+
+
+def test_latents_are_apart_or_it_is_said_why_not():
+    kept = Kept(0.95, 0.99, -1.0, -1.0, 0.01, 1.0, 1.0, 0.1)
+    shares = {"both": [0.99], "structure": [0.9], "dynamics": [0.0]}
+    spectra = Spectra(10, [0.0], [1.0], shares, {"both": 0.8, "structure": -0.1, "dynamics": 0.7}, None, {}, 1.0, 1.0)
+    rates = Rates(10, 10, 900, 500, 900, 120, 100, 100, 1.0, None, None, None, 0.1, 10, 10)
+    dependence = Dependence(10, 10, 0.1, 0.05, 0.1, 0.1, 0.5)
+    said = verdict(spectra, Swaps(10, 90, kept, kept), dependence, rates)
+    assert said == (
+        "Structure explains 90 % of the time-averaged image and 0 % of what moves, Dynamics explains 0 % of the time-averaged "
+        "image and 70 % of what moves, both together 99 % and 80 %. After a swap Structure is recovered (R^2 0.95, 100 % "
+        "retrieval) and Dynamics is recovered (R^2 0.95, 100 % retrieval). A linear map predicts 10 % of Dynamics from Structure "
+        "and 5 % of Structure from Dynamics. A clip that is frozen saves 95 % of Dynamics' bits. The latents are apart by these "
+        "measures."
+    )
+    lost, told = replace(kept, own=0.3), replace(dependence, r2_dynamics=0.5)
+    said = verdict(spectra, Swaps(10, 90, kept, lost), told, replace(rates, dynamics_frozen=490))
+    assert said.endswith(
+        "The latents are not apart: Dynamics is not recovered from a swap; Dynamics can be predicted from Structure; "
+        "Dynamics costs bits where nothing moves."
+    )
+
+
 def test_it_is_the_same_for_a_seed_and_leaves_the_model_and_torchs_generator(analysis, model):
     model.train()
     state, said = torch.random.get_rng_state(), set()
@@ -81,10 +119,10 @@ def test_a_model_is_compared_with_itself_untrained():
 
 
 def test_below_nothing_counts_as_nothing():
-    figure = Figure("swaps", "structure.own", 0.1)
+    figure = Figure("swaps", "structure.own", 0.1, "")
     assert figure.differ(-20.0, -3.0) is False and figure.differ(0.2, -3.0) is True
     assert figure.differ(None, 0.5) is None
-    assert Figure("probes", "static_gap", 0.1, floor=-1).differ(-0.3, 0.0) is True
+    assert Figure("probes", "static_gap", 0.1, "", floor=-1).differ(-0.3, 0.0) is True
 
 
 def test_what_cannot_be_analysed_is_refused_in_one_line(model):
@@ -114,6 +152,7 @@ def test_the_command_writes_a_file_without_paths(weights, tmp_path, capsys):
     assert main(["analyze", str(videos), *options, "--others", f"again={weights}"]) == 0
     printed, text = capsys.readouterr().out, (tmp_path / "out.json").read_text()
     record = json.loads(text)
+    assert printed.startswith("verdict: Structure explains ")
     assert all(f"{name}: " in printed for name in ANALYSES) and set(record["findings"]) == {"model", "untrained", "again"}
     assert record["findings"]["again"] == record["findings"]["model"]
     assert record["protocol"]["videos"] == 10 and record["weights"] == weights.name and str(tmp_path) not in text

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.conftest import SMALL
 from vidtwin import Latents, VidTwin, VidTwinConfig
 from vidtwin.evaluation.controls import dct_control, default_boxes
 from vidtwin.evaluation.fvd import frechet_distance
 from vidtwin.evaluation.pca import fit_patch_pca
 from vidtwin.evaluation.reconstruct import evaluate, evaluation_clips
 from vidtwin.evaluation.results import Scores, list_hash, mean_scores
-from vidtwin.evaluation.scoring import Networks, training_clips
+from vidtwin.evaluation.scoring import Networks, first_clips, training_clips
 from vidtwin.frames.clips import Geometry, to_clip
 from vidtwin.latents.entropy import LatentCoder, Moments
 from vidtwin.losses.lpips import LPIPS
@@ -373,3 +374,11 @@ def test_metrics_with_networks(tmp_path):
     }  # 2 clips
     with pytest.raises(ValueError, match="so it was not run"):
         evaluate(model, videos, networks=Networks(i3d=networks.i3d))
+
+
+def test_clips_are_the_first_ones_or_spread_over_the_video(clip):
+    few, spread = (first_clips([clip], SMALL, 2, spread)[0] for spread in (False, True))  # 50 frames: 3 whole clips
+    (third,) = first_clips([clip], SMALL, 3)[0][2:]
+    assert len(few) == len(spread) == 2
+    assert torch.equal(few[0], spread[0]) and torch.equal(spread[1], third) and not torch.equal(few[1], third)
+    assert len(first_clips([clip], SMALL, 9, spread=True)[0]) == 3

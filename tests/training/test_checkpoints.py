@@ -33,6 +33,18 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_keys_that_are_newer_than_a_run_are_at_their_defaults(recipe, tmp_path):
+    train(replace(recipe, steps=2), tmp_path / "run", progress=False)
+    path = checkpoints.saved(tmp_path / "run")[0]
+    content = read_pickle(path)
+    del content["recipe"]["loss"]["swap"], content["recipe"]["ema_decay"]
+    torch.save(content, tmp_path / "older.pt")  # not over the file that is mapped
+    (tmp_path / "older.pt").replace(path)
+    assert checkpoints.latest(tmp_path / "run", recipe)["step"] == 2
+    with pytest.raises(ValueError, match="another recipe"):
+        checkpoints.latest(tmp_path / "run", replace(recipe, ema_decay=0.5))
+
+
 @pytest.mark.parametrize(("keep", "kept"), [(1, (5,)), (3, (2, 4, 5))])
 def test_the_last_checkpoints_are_kept_and_no_more(recipe, tmp_path, keep, kept):
     train(replace(recipe, steps=5, keep_checkpoints=keep), tmp_path / "run", progress=False)

@@ -19,6 +19,7 @@ from vidtwin.analysis.probes import SPRITES_NEEDED, Probes, pixel_products, prob
 from vidtwin.analysis.rates import Rates, rates
 from vidtwin.analysis.spectra import Spectra, branch_spectra
 from vidtwin.analysis.swaps import Swaps, swap_consistency
+from vidtwin.analysis.verdict import verdict
 from vidtwin.data.sprites import SpriteClips, draw_factors
 from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.vidtwin import VidTwin
@@ -43,6 +44,10 @@ class Findings:
         """Plain values, safe for JSON."""
         return {name: getattr(self, name).to_dict() for name in _ANALYSES}
 
+    def verdict(self) -> str:
+        """Whether the two latents are apart, in plain sentences."""
+        return verdict(self.spectra, self.swaps, self.dependence, self.rates)
+
     def sentences(self) -> dict[str, str]:
         """What each analysis found."""
         return {name: getattr(self, name).sentence() for name in _ANALYSES}
@@ -55,13 +60,15 @@ _ANALYSES = ("spectra", "swaps", "dependence", "dependence_of_sprites", "probes"
 class Figure:
     """A number that stands for an analysis, and the difference from an untrained model that counts as one.
 
-    What is below `floor` (0 where that is knowing nothing) counts as `floor` in the comparison.
+    `words` say what it is, for people. What is below `floor` (0 where that is knowing nothing) counts as `floor` in the comparison.
     """
 
     analysis: str
     name: str
     margin: float
+    words: str
     floor: float = 0.0
+    unit: str = "%"
 
     def of(self, findings: Findings) -> float | None:
         """`name` is attributes, or keys, joined by dots."""
@@ -78,27 +85,30 @@ class Figure:
 
 
 FIGURES = (
-    Figure("spectra", "moving.both", 0.05),
-    Figure("spectra", "lost_without_structure", 0.5, floor=-math.inf),
-    Figure("spectra", "lost_without_dynamics", 0.5, floor=-math.inf),
-    Figure("swaps", "structure.own", 0.1),
-    Figure("swaps", "structure.retrieved", 0.1),
-    Figure("swaps", "dynamics.own", 0.1),
-    Figure("swaps", "dynamics.retrieved", 0.1),
-    Figure("dependence", "r2_dynamics", 0.1),
-    Figure("dependence", "r2_structure", 0.1),
-    Figure("dependence", "cka", 0.1),
-    Figure("dependence_of_sprites", "r2_dynamics", 0.1),
-    Figure("dependence_of_sprites", "r2_structure", 0.1),
-    Figure("dependence_of_sprites", "cka", 0.1),
-    Figure("probes", "static_gap", 0.1, floor=-1),
-    Figure("probes", "dynamic_gap", 0.1, floor=-1),
-    Figure("probes", "both_mean", 0.1),
-    Figure("probes", "sampled_mean", 0.1),
-    Figure("rates", "dynamics_rank", 0.2, floor=-1),
-    Figure("rates", "saved", 0.1),
-    Figure("rates", "structure_per_value", 0.1),
-    Figure("rates", "dynamics_per_value", 0.1),
+    Figure("spectra", "moving.both", 0.05, "motion reproduced"),
+    Figure("spectra", "lost_without_structure", 0.5, "PSNR lost without Structure", floor=-math.inf, unit="dB"),
+    Figure("spectra", "lost_without_dynamics", 0.5, "PSNR lost without Dynamics", floor=-math.inf, unit="dB"),
+    Figure("swaps", "structure.own", 0.1, "R^2 of Structure after a swap", unit=""),
+    Figure("swaps", "structure.retrieved", 0.1, "Structure found after a swap"),
+    Figure("swaps", "dynamics.own", 0.1, "R^2 of Dynamics after a swap", unit=""),
+    Figure("swaps", "dynamics.retrieved", 0.1, "Dynamics found after a swap"),
+    *(
+        figure
+        for analysis in ("dependence", "dependence_of_sprites")
+        for figure in (
+            Figure(analysis, "r2_dynamics", 0.1, "Dynamics predicted from Structure"),
+            Figure(analysis, "r2_structure", 0.1, "Structure predicted from Dynamics"),
+            Figure(analysis, "cka", 0.1, "similarity of the two (CKA)", unit=""),
+        )
+    ),
+    Figure("probes", "static_gap", 0.1, "lead of Structure on what stays", floor=-1, unit=""),
+    Figure("probes", "dynamic_gap", 0.1, "lead of Dynamics on what changes", floor=-1, unit=""),
+    Figure("probes", "both_mean", 0.1, "mean score of both latents", unit=""),
+    Figure("probes", "sampled_mean", 0.1, "mean score of samples of both", unit=""),
+    Figure("rates", "dynamics_rank", 0.2, "rank correlation of Dynamics' bits with motion", floor=-1, unit=""),
+    Figure("rates", "saved", 0.1, "Dynamics' bits saved by freezing"),
+    Figure("rates", "structure_per_value", 0.1, "bits per value of Structure", unit=""),
+    Figure("rates", "dynamics_per_value", 0.1, "bits per value of Dynamics", unit=""),
 )
 
 
@@ -115,7 +125,7 @@ class Analysis:
     findings: dict[str, Findings]
 
     def table(self) -> list[dict[str, Any]]:
-        """A row per figure: analysis, figure, its value for each model, the margin, and whether it tells the model from untrained.
+        """A row per figure: analysis, figure, in words, unit, value of each model, margin, and whether it differs from untrained.
 
         `apart` is None where the figure was not to be had of both.
         """
@@ -123,8 +133,13 @@ class Analysis:
         for figure in FIGURES:
             values = {name: figure.of(findings) for name, findings in self.findings.items()}
             apart = figure.differ(values["model"], values[UNTRAINED])
-            rows.append({"analysis": figure.analysis, "figure": figure.name} | values | {"margin": figure.margin, "apart": apart})
+            named = {"analysis": figure.analysis, "figure": figure.name, "words": figure.words, "unit": figure.unit}
+            rows.append(named | values | {"margin": figure.margin, "apart": apart})
         return rows
+
+    def verdict(self) -> str:
+        """Whether the two latents of the model are apart."""
+        return self.findings["model"].verdict()
 
     def sentences(self) -> dict[str, str]:
         """Of each analysis, what it found of the model, and in which figures an untrained one differs."""
@@ -135,6 +150,7 @@ class Analysis:
         """Plain values, safe for JSON."""
         return {
             "protocol": self.protocol,
+            "verdict": self.verdict(),
             "sentences": self.sentences(),
             "table": self.table(),
             "findings": {name: findings.to_dict() for name, findings in self.findings.items()},
@@ -145,14 +161,21 @@ def _beside(rows: list[dict[str, Any]]) -> str:
     """A sentence on the untrained model, of an analysis' rows of the table."""
 
     def list_of(apart: bool) -> str:
-        return ", ".join(f"{row['figure']} {row['model']:.2f} | {row[UNTRAINED]:.2f}" for row in rows if row["apart"] is apart)
+        chosen = (row for row in rows if row["apart"] is apart)
+        return ", ".join(f"{row['words']}: {quantity(row, 'model')} (untrained: {quantity(row, UNTRAINED)})" for row in chosen)
 
     if not list_of(True):
-        return (
-            f"An untrained model is within the margins ({list_of(False) or 'nothing to compare'}): this says nothing of training."
-        )
-    also = f"; not by {list_of(False)}" if list_of(False) else ""
-    return f"It differs from an untrained model by {list_of(True)}{also}."
+        alike = list_of(False) or "nothing to compare"
+        return f"An untrained model is within the margins ({alike}): this says nothing of training."
+    also = f"; not in {list_of(False)}" if list_of(False) else ""
+    return f"It differs from an untrained model in {list_of(True)}{also}."
+
+
+def quantity(row: dict[str, Any], name: str) -> str:
+    """A model's value of a row of `Analysis.table`, with its unit: "18 %", "6.32 dB", "0.81"; a dash where there is none."""
+    if row[name] is None:
+        return "-"
+    return f"{100 * row[name]:.0f} %" if row["unit"] == "%" else f"{row[name]:.2f} {row['unit']}".rstrip()
 
 
 def analyze(

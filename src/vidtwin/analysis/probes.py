@@ -69,7 +69,8 @@ class Probes:
         return float(np.mean(list(self.scores["pixels"].values())))
 
     def _gap(self, factors: tuple[str, ...], one: str, other: str) -> float:
-        return float(np.mean([self.scores[one][factor] - self.scores[other][factor] for factor in factors]))
+        """Scores below 0 know nothing, and count as 0."""
+        return float(np.mean([max(self.scores[one][factor], 0.0) - max(self.scores[other][factor], 0.0) for factor in factors]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, safe for JSON."""

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vidtwin.analysis.analyze import UNTRAINED, Analysis
+from vidtwin.analysis.analyze import UNTRAINED, Analysis, quantity
 from vidtwin.analysis.codes import Codes, decode, encode_clips
 from vidtwin.analysis.pictures import dynamics_maps, interpolation_strips, structure_maps, swap_matrix, tiles
 from vidtwin.evaluation.codecs import Point
@@ -87,6 +87,7 @@ def report(
     codes = encode_clips(model, shown, labels)
     parts = [
         f"<h1>What the latents of {escape(weights)} hold</h1>",
+        f'<p class="found">{escape(analysis.verdict())}</p>',
         f'<p class="note">{escape(_protocol(analysis))}</p>',
         _videos(model, shown, labels, codes),
         _found(analysis),
@@ -182,10 +183,10 @@ def _found(analysis: Analysis) -> str:
         others = [other for other in analysis.findings if other not in ("model", UNTRAINED)]
         cells = [
             [
-                row["figure"],
-                *(_number(row[one]) for one in ("model", UNTRAINED)),
+                row["words"],
+                *(quantity(row, one) for one in ("model", UNTRAINED)),
                 {True: "yes", False: "no", None: "-"}[row["apart"]],
-                *(_number(row[other]) for other in others),
+                *(quantity(row, other) for other in others),
             ]
             for row in own
         ]
@@ -283,7 +284,3 @@ def _protocol(analysis: Analysis) -> str:
         f"{p['clips']} clips of {p['videos']} videos, {p['sprites']} sprites, seed {p['seed']}, {p['dtype']} on {p['device']}, "
         f"weights {p['weights_hash']['model'][:12]}, torch {p['versions']['torch']}, vidtwin {p['versions']['vidtwin']}"
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

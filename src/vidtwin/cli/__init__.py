@@ -21,6 +21,7 @@ import tyro
 from vidtwin import __version__
 from vidtwin.cli.datasets import check_data_command, encode_dataset_command
 from vidtwin.cli.demo import demo_command
+from vidtwin.cli.editing import edit_command
 from vidtwin.cli.evaluating import analyze_command, evaluate_command
 from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
 from vidtwin.cli.messages import in_flags, printing_safely
@@ -37,6 +38,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "decode": decode_command,
         "swap": swap_command,
         "interpolate": interpolate_command,
+        "edit": edit_command,
     },
     "Files and weights": {"info": info_command, "convert": convert_command, "export": export_command},
     "Training": {"train": train_command, "recipes": recipes_command, "check-data": check_data_command},

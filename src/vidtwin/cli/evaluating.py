@@ -125,6 +125,7 @@ def analyze_command(
     report: Path | None = None,
     evaluation: Path | None = None,
     clips: int = 1,
+    spread: bool = False,
     sprites: int = 240,
     others: tuple[str, ...] = (),
     seed: int = 0,
@@ -141,6 +142,7 @@ def analyze_command(
         report: also write a page (.html) with everything to see, videos included.
         evaluation: what `vidtwin evaluate` wrote, for the page.
         clips: of each video, the first ones that are whole.
+        spread: take them evenly from all of each video instead.
         sprites: drawn clips with known factors, 40 at least.
         others: further models to set beside, as NAME=WEIGHTS: one with a single latent, say.
         seed: of the untrained weights, the sprites, and what is drawn in the tests.
@@ -167,7 +169,7 @@ def analyze_command(
     place, videos = device_of(device), find_videos(data)
     model = load_weights(weights, config).to(place)
     beside = {name: load_weights(path).to(place) for name, _, path in (other.partition("=") for other in others)}
-    pixels, names = first_clips(videos, model.config, clips)
+    pixels, names = first_clips(videos, model.config, clips, spread)
     with tqdm(leave=False, disable=None) as shown:
 
         def progress(what: str, done: int, total: int) -> None:
@@ -177,9 +179,16 @@ def analyze_command(
 
         analysis = analyze(model, pixels, names, seed=seed, sprites=sprites, others=beside, progress=progress)
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    facts = {"weights": Path(weights).name, "list_sha256": list_hash(videos), "clips_of_each": clips, "date": date}
+    facts = {
+        "weights": Path(weights).name,
+        "list_sha256": list_hash(videos),
+        "clips_of_each": clips,
+        "spread": spread,
+        "date": date,
+    }
     record = facts | analysis.to_dict()
     write_json(out, record, indent=1, allow_nan=False)
+    print(f"verdict: {analysis.verdict()}")
     for name, sentence in analysis.sentences().items():
         print(f"{name}: {sentence}")
     print(f"written: {out}")

@@ -31,7 +31,7 @@ from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.read.reader import iter_frames, probe
+from vidtwin.video.read.reader import frame_count, iter_frames, probe
 
 Tail = Literal["repeat", "drop"]
 LatentChoice = Literal["mean", "sample"]
@@ -77,13 +77,22 @@ def evaluation_clips(
             yield to_clip(images, Geometry.plan("crop", images.shape[1:3], (height, width)))
 
 
-def first_clips(paths: Sequence[Path], config: VidTwinConfig, count: int) -> tuple[list[Tensor], list[str]]:
-    """The first `count` clips of each video that are whole, (3, F, h, w) in [-1, 1], and the names of the videos they are of."""
+def first_clips(paths: Sequence[Path], config: VidTwinConfig, count: int, spread: bool = False) -> tuple[list[Tensor], list[str]]:
+    """The first `count` clips of each video that are whole, (3, F, h, w) in [-1, 1], and the names of the videos they are of.
+
+    With `spread`, `count` of its whole clips that lie evenly in it: of 10 clips 3 are numbers 0, 4 and 9.
+    """
     clips, names = [], []
     for path in paths:
-        for clip in islice(evaluation_clips(path, *config.clip_shape[1:], tail="drop"), count):
-            clips.append(clip)
-            names.append(path.name)
+        numbers: Sequence[int] = range(count)
+        if spread:
+            whole = frame_count(path) // config.frames
+            numbers = sorted({int(number) for number in np.linspace(0, whole - 1, min(count, whole))})
+        found = evaluation_clips(path, *config.clip_shape[1:], tail="drop")
+        for number, clip in enumerate(islice(found, max(numbers, default=-1) + 1)):
+            if number in numbers:
+                clips.append(clip)
+                names.append(path.name)
     return clips, names
 
 

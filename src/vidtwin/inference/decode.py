@@ -80,7 +80,8 @@ class Decoder:
 
         Raises ValueError for what is not finite, and MemoryError, as `Engine.decode`.
         """
-        clips = self._engine.decode(Latents.cat([window.latents for window in windows]), self._only)
+        latents = Latents.cat([window.latents for window in windows])
+        clips = self._engine.decode(latents, self._only, _times(windows, self._header))
         for window in windows:
             yield self._finished(window, islice(clips, self._header.tiles))
 
@@ -109,6 +110,15 @@ class Decoder:
             pixels = torch.cat([fading, pixels[:, shared:]], dim=1)
         self._tails[top] = torch.from_numpy(_kept(pixels[:, self._header.stride :].clone().numpy(), file))
         return pixels
+
+
+def _times(windows: Sequence[Window], header: Header) -> Tensor | None:
+    """`Window.times` of all tiles of some windows: (windows T, f, f); None if none of them has any."""
+    if all(window.times is None for window in windows):
+        return None
+    as_it_is = torch.eye(header.config.frames)
+    times = torch.stack([as_it_is if window.times is None else window.times for window in windows])
+    return times.repeat_interleave(header.tiles, dim=0)
 
 
 def _kept(values: np.ndarray, file: IO[bytes] | None) -> np.ndarray:

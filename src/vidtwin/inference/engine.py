@@ -141,13 +141,19 @@ class Engine:
         return Posterior(mean, logvar)
 
     @torch.inference_mode()
-    def decode(self, latents: Latents, only: Part | None = None) -> Iterator[Tensor]:
-        """Clips (3, F, h, w), clamped to [-1, 1], float32 on the CPU, one by one.
+    def decode(self, latents: Latents, only: Part | None = None, times: Tensor | None = None) -> Iterator[Tensor]:
+        """Clips (3, F, h, w), clamped to [-1, 1], float32 on the CPU, one by one; arguments as of `VidTwin.decode`.
 
         Raises:
-            ValueError: as `encode`, and latents of another config. MemoryError: as `encode`.
+            ValueError: as `encode`; latents of another config; times for an exported model. MemoryError: as `encode`.
         """
-        for clips in self._batches(len(latents), lambda start, stop: self._decode(latents[start:stop], only)):
+        if times is not None and isinstance(self.model, OnnxModel):
+            raise ValueError("an exported model cannot edit Structure in time; use part='dynamics', or weights as they were")
+
+        def decoded(start: int, stop: int) -> Tensor:
+            return self._decode(latents[start:stop], only, None if times is None else times[start:stop])
+
+        for clips in self._batches(len(latents), decoded):
             yield from clips
 
     def windows_at_once(self, tiles: int) -> int:
@@ -194,26 +200,26 @@ class Engine:
         self._encode_checked = True
         return posterior
 
-    def _decode(self, latents: Latents, only: Part | None) -> Tensor:
-        clips = self._clips(self._decoder, latents, only)
+    def _decode(self, latents: Latents, only: Part | None, times: Tensor | None) -> Tensor:
+        clips = self._clips(self._decoder, latents, only, times)
         if not torch.isfinite(clips).all() and self.plan.dtype != torch.float32:
             self._say(f"decoding in {name(self.plan.dtype)} gave values that are not finite; computed again in float32")
-            clips = self._clips(self._in_float32(), latents, only)
+            clips = self._clips(self._in_float32(), latents, only, times)
         check_decoded(clips)
         if not self._decode_checked and self._must_check(self.plan.dtype):
-            exact = self._exact(latents[:1], only)
+            exact = self._exact(latents[:1], only, None if times is None else times[:1])
             if not self._is_close("decoded", "dtype", clips[:1], exact):
                 self._decoder = self._in_float32()
-                clips = self._clips(self._decoder, latents, only)
+                clips = self._clips(self._decoder, latents, only, times)
         self._decode_checked = True
         return clips.clamp(-1, 1)
 
-    def _exact(self, latents: Latents, only: Part | None) -> Tensor:
+    def _exact(self, latents: Latents, only: Part | None, times: Tensor | None) -> Tensor:
         """Decoded in float32; not again if the check of encoding has."""
         known, self._known = self._known, None
-        if known and only is None and all(map(torch.equal, known[0].tensors, latents.tensors)):
+        if known and only is None and times is None and all(map(torch.equal, known[0].tensors, latents.tensors)):
             return known[1]
-        return self._clips(self._in_float32(), latents, only)
+        return self._clips(self._in_float32(), latents, only, times)
 
     def _posterior(self, model: VidTwin | OnnxModel, x: Tensor) -> Posterior:
         device = model.device
@@ -221,8 +227,9 @@ class Engine:
             x = x.pin_memory()  # then the copy does not wait, and nobody for it
         return model.posterior(x.to(device, non_blocking=True)).to("cpu", torch.float32)
 
-    def _clips(self, model: VidTwin | OnnxModel, latents: Latents, only: Part | None = None) -> Tensor:
-        return model.decode(latents.to(model.device), only=only).to("cpu", torch.float32)
+    def _clips(self, model: VidTwin | OnnxModel, latents: Latents, only: Part | None = None, times: Tensor | None = None) -> Tensor:
+        more = {} if times is None else {"times": times}
+        return model.decode(latents.to(model.device), only=only, **more).to("cpu", torch.float32)
 
     def _in_float32(self) -> VidTwin | OnnxModel:
         if self._float32 is None:

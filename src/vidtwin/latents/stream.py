@@ -198,6 +198,8 @@ class Window:
         ticks: timestamps of its frames; fewer than f if the video ends in it (what is beyond is padding).
         cuts: of each frame, whether it begins a new shot.
         last: whether the video ends with it.
+        times: (f, f), for a video that is edited (`inference.edit`): frame g of the feature u_S becomes sum_f times[g, f] u_S(f) as
+            it is decoded. Files do not hold it.
         pixels: what was encoded, where the latents were made just now: clip (3, n, h, w), or frames uint8 (n, H, W, 3) for tiles.
     """
 
@@ -207,6 +209,7 @@ class Window:
     ticks: tuple[int, ...]
     cuts: tuple[bool, ...]
     last: bool
+    times: Tensor | None = None
     pixels: Tensor | np.ndarray | None = None
 
     def shortened(self, frames: int) -> "Window":

@@ -23,7 +23,10 @@ LOG_FLOOR = 4e-3  # of a frame's mean squared error: 30 dB, beyond which it coun
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of `autoencoder_loss`, and how they are scaled (see the head of the file)."""
+    """Weights of the terms of `autoencoder_loss`, and how they are scaled (see the head of the file).
+
+    Those from `swap` on are of `losses.apart`, and are never scaled. swap_targets: whether targets of a swap get gradients.
+    """
 
     l1: float = 1.0
     l2: float = 0.0
@@ -31,6 +34,11 @@ class LossWeights:
     perceptual: float = 0.0
     kl: float = 1e-4
     scaling: Literal["element", "released"] = "element"
+    swap: float = 0.0
+    swap_targets: Literal["fixed", "free"] = "fixed"
+    consistency: float = 0.0
+    decorrelation: float = 0.0
+    frozen: float = 0.0
 
 
 def autoencoder_loss(

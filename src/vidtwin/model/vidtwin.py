@@ -89,8 +89,8 @@ class VidTwin(nn.Module, Checkpointed):
         """The posterior's mean: deterministic, what the paper uses at inference."""
         return self.posterior(x).mean
 
-    def decode(self, latents: Latents, only: Part | None = None) -> Tensor:
-        """x_hat = D(u_S + u_D), or D(u_S), D(u_D) with `only`; (B, 3, F, H, W), not clamped.
+    def decode(self, latents: Latents, only: Part | None = None, times: Tensor | None = None) -> Tensor:
+        """x_hat = D(u_S + u_D), or D(u_S), D(u_D) with `only`; (B, 3, F, H, W), not clamped. `times` as in `u_S`.
 
         Raises:
             ValueError: `only` is neither None, "structure" nor "dynamics"; latents of another config, or not finite.
@@ -98,16 +98,17 @@ class VidTwin(nn.Module, Checkpointed):
         """
         self._check_latents(latents)
         if only == "structure":
-            return self.decoder(self.u_S(latents))
+            return self.decoder(self.u_S(latents, times))
         if only == "dynamics":
             return self.decoder(self.u_D(latents))
         if only is not None:
             raise ValueError(f"only={only!r}: choose 'structure', 'dynamics' or None for both")
-        return self.decoder(self.u_S(latents) + self.u_D(latents))
+        return self.decoder(self.u_S(latents, times) + self.u_D(latents))
 
-    def u_S(self, latents: Latents) -> Tensor:
-        """H_S(z_S): (B, c, f, h, w)."""
-        return _unrounded(self.structure_decoder, latents.structure)
+    def u_S(self, latents: Latents, times: Tensor | None = None) -> Tensor:
+        """H_S(z_S): (B, c, f, h, w). With `times` (B, f, f), frame g becomes sum_f times[g, f] u_S(f) (`inference.edit`)."""
+        u: Tensor = _unrounded(self.structure_decoder, latents.structure)
+        return u if times is None else torch.einsum("bgf,bcfhw->bcghw", times.to(u), u)
 
     def u_D(self, latents: Latents) -> Tensor:
         """H_D(z_D) = u_D^(w) + u_D^(h): (B, c, f, h, w)."""

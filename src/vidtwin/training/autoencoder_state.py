@@ -12,11 +12,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from vidtwin.data.clips import Batch
+from vidtwin.losses.apart import apart_losses
 from vidtwin.losses.discriminator import LeCam, PatchGAN
 from vidtwin.losses.lpips import load_lpips
 from vidtwin.losses.ms_ssim import ms_ssim
 from vidtwin.losses.objective import Adversarial, autoencoder_loss, discriminator_loss, squared_error_loss
-from vidtwin.model.latents import Posterior
+from vidtwin.model.latents import Latents, Posterior
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.training.centring import Centring
 from vidtwin.training.coefficients import CoefficientBatch
@@ -100,12 +101,35 @@ class AutoencoderState(Optimization):
     def losses(
         self, batch: Batch | CoefficientBatch, x: Tensor, x_hat: Tensor, posterior: Posterior, adversarial: bool
     ) -> dict[str, Tensor]:
-        """Losses of a pass, in float32: `generator_losses` of clips, `squared_error_loss` of coefficients."""
+        """Losses of a pass, in float32: `generator_losses` of clips, `squared_error_loss` of coefficients; `apart` of both."""
         if not isinstance(batch, CoefficientBatch):
-            return self.generator_losses(x, x_hat, posterior, adversarial)
+            return self.apart(self.generator_losses(x, x_hat, posterior, adversarial), x, x_hat, posterior)
         errors = (x_hat - x).square().sum((2, 3)) + batch.outside.to(x.device)
         pixels = 3 * self.recipe.config.height * self.recipe.config.width
-        return squared_error_loss(errors / pixels, posterior, self.recipe.loss)
+        return self.apart(squared_error_loss(errors / pixels, posterior, self.recipe.loss), x, x_hat, posterior)
+
+    def apart(self, losses: dict[str, Tensor], x: Tensor, x_hat: Tensor, posterior: Posterior) -> dict[str, Tensor]:
+        """`losses` with the terms of `losses.apart` that have a weight, and with them in `total`."""
+        network, weights = self.network, self.recipe.loss
+        assert isinstance(network, VidTwin | CompactTwin)
+
+        def encode(y: Tensor) -> Posterior:  # not checked as clips are: values that are not finite skip the step
+            with self.accelerator.autocast():
+                if isinstance(network, CompactTwin):
+                    return network.posterior(y).to(torch.float32)
+                return network.posterior_of(network.encoder(y.clamp(-1, 1))).to(torch.float32)
+
+        def decode(z: Latents) -> Tensor:
+            with self.accelerator.autocast():
+                if isinstance(network, CompactTwin):
+                    return network.decode(z).float()
+                return network.decoder(network.u_S(z) + network.u_D(z)).float()
+
+        terms = apart_losses(weights, x, x_hat, posterior, encode, decode)
+        total = losses["total"]
+        for name, term in terms.items():
+            total = total + getattr(weights, name) * term
+        return losses | terms | {"total": total}
 
     def generator_losses(self, x: Tensor, x_hat: Tensor, posterior: Posterior, adversarial: bool) -> dict[str, Tensor]:
         """`autoencoder_loss` of a pass, in float32; the discriminator's weights get no gradient from it."""

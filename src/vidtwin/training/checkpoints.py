@@ -4,6 +4,7 @@ import math
 import re
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
     for reason in reasons:
         tqdm.write(f"passed over: {in_line(reason)}")
     before, now = content["recipe"], recipe.to_dict()
+    with suppress(ValueError):
+        before = build(type(recipe), before, more=True).to_dict()  # keys that are newer than the run are at their defaults
     changed = [key for key in now if key not in recipe.RESUMABLE and before.get(key) != now[key]]
     if changed:
         shown = shorten([f"{k}: {before.get(k)!r}, now {now[k]!r}" for k in changed], 3)

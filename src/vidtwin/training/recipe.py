@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from vidtwin.checked import build
 from vidtwin.files import check_regular, in_line
+from vidtwin.losses.apart import TERMS
 from vidtwin.losses.objective import LossWeights
 from vidtwin.model.config import VidTwinConfig, preset
 from vidtwin.training.patches import block_side
@@ -226,6 +227,7 @@ class Recipe(RunRecipe):
             if getattr(self, name) > 0.5:
                 raise ValueError(f"{name}={getattr(self, name)}: must be in [0, 0.5]")
         _positive(self, "logvar_bound")
+        self._check_apart()
         if self.sample_fps is not None:
             _positive(self, "sample_fps")
         if self.coefficients is not None:
@@ -239,6 +241,22 @@ class Recipe(RunRecipe):
             )
         if self.perceptual_weights is not None and self.perceptual != "lpips":
             raise ValueError(f"perceptual_weights={self.perceptual_weights!r}: only perceptual: lpips reads them; leave it out")
+
+    def _check_apart(self) -> None:
+        """Refuse the terms of `losses.apart` where they cannot be computed."""
+        given = [name for name in TERMS if getattr(self.loss, name)]
+        for name in given:
+            _at_least(self.loss, 0, name, prefix="loss.")
+        if given and self.shard:
+            raise ValueError(f"loss.{given[0]}: not with shard, which calls the model only as a whole; set shard: false")
+        if self.loss.consistency and (self.structure_alone or self.dynamics_alone):
+            raise ValueError(
+                "loss.consistency: not with structure_alone or dynamics_alone, whose clips lack a latent; set them to 0"
+            )
+        if {"swap", "decorrelation"} & set(given) and self.batch_size // self.accumulate < 2:
+            raise ValueError(
+                "loss.swap and loss.decorrelation: they need two clips in a pass; raise batch_size, or lower accumulate"
+            )
 
     def _check_coefficients(self, count: int) -> None:
         most = 3 * block_side(self.config.patch) ** 2
