@@ -1,5 +1,6 @@
 """What the README says runs, runs."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,23 @@ def test_the_examples_of_data_sets_run(clip, tmp_path, monkeypatch):
 
 def test_every_command_and_preset_that_is_named_exists():
     assert set(re.findall(r"^vidtwin (\S+)", README, flags=re.MULTILINE)) <= set(COMMANDS)
-    assert {name for name in PRESETS if f"`{name}`" in README} == set(PRESETS)
+    presets = (ROOT / "docs" / "checkpoints.md").read_text()
+    assert {name for name in PRESETS if f"`{name}`" in presets} == set(PRESETS)
+
+
+def test_the_readme_is_read_in_minutes():
+    words = re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()
+    assert 600 <= len(words) <= 900
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini"])
+def test_figures_of_the_models_are_those_of_their_evaluation(name):
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+    result = json.loads((ROOT / "benchmarks" / "results" / f"evaluation-{name}.json").read_text())
+    size = (ROOT / "src" / "vidtwin" / "weights" / name / "model.safetensors").stat().st_size / 1e6
+    overall = result["overall"]
+    for figure in (f"{overall['psnr']:.2f} dB", f"{overall['psnr_pca']:.2f} dB", f"{overall['ssim']:.3f}", f"{size:.1f} MB"):
+        assert f" {figure} " in row, figure
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:scripts|docs|recipes|src|benchmarks)/[\w./-]+\.\w+", README))))
