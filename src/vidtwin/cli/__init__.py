@@ -2,7 +2,8 @@
 
 What commands print goes through `messages.printing_safely`, so that no name and no file speaks to the terminal.
 
-Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C. With the environment
+Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C; 141 when whoever reads
+standard output has gone (`vidtwin recipes | head`). With the environment
 variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
 
@@ -29,6 +30,7 @@ from vidtwin.cli.training import recipes_command, train_command
 from vidtwin.cli.videos import decode_command, encode_command, interpolate_command, reconstruct_command, swap_command
 from vidtwin.cli.weights import benchmark_command, convert_command, export_command, info_command
 from vidtwin.files import printable
+from vidtwin.video.pipes import flush_stdout, reader_has_gone, silence_stdout
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Videos": {
@@ -67,8 +69,15 @@ def overview() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    with nullcontext() if all(map(str.isprintable, arguments)) else printing_safely():  # help has colours of its own
-        return _main(arguments)
+    try:
+        with nullcontext() if all(map(str.isprintable, arguments)) else printing_safely():  # help has colours of its own
+            try:
+                return _main(arguments)
+            finally:
+                flush_stdout()
+    except BrokenPipeError:
+        silence_stdout()
+        return 141
 
 
 def _main(arguments: list[str]) -> int:
@@ -104,6 +113,8 @@ def _main(arguments: list[str]) -> int:
         return 130
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         if os.environ.get("VIDTWIN_TRACEBACK"):  # for whoever looks for a fault of ours
+            raise
+        if isinstance(error, BrokenPipeError) and reader_has_gone():
             raise
         print(f"vidtwin: error: {said(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
