@@ -528,3 +528,12 @@ def test_a_reader_that_has_enough_is_no_error():
         done = subprocess.run([sys.executable, "-m", "vidtwin", command], stdout=writer, stderr=subprocess.PIPE, text=True)
         os.close(writer)
         assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_defaults_in_words_and_names_in_place_of_types(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert not re.search(r"default:[\s│]+(None|True|False)|--\S+ STR|\(default: \)", text)

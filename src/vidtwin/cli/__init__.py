@@ -8,6 +8,7 @@ variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
 
 import difflib
+import inspect
 import os
 import shutil
 import sys
@@ -24,6 +25,7 @@ from vidtwin.cli.datasets import check_data_command, encode_dataset_command
 from vidtwin.cli.demo import demo_command
 from vidtwin.cli.evaluating import analyze_command, evaluate_command
 from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
+from vidtwin.cli.help import explained, joined
 from vidtwin.cli.messages import in_flags, printing_safely
 from vidtwin.cli.options import UsageError
 from vidtwin.cli.training import recipes_command, train_command
@@ -122,11 +124,14 @@ def _main(arguments: list[str]) -> int:
 
 
 def _safely(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that prints through `printing_safely`."""
+    """A command that prints through `printing_safely`, with the help of `cli.help`."""
 
     @wraps(command)
     def run(*arguments: object, **options: object) -> None:
         with printing_safely():
             command(*arguments, **options)
 
+    signature = inspect.signature(command)
+    del run.__wrapped__  # type: ignore[attr-defined]  # tyro would look there
+    run.__signature__, run.__annotations__, run.__doc__ = signature, explained(command), joined(command.__doc__)  # type: ignore
     return run
