@@ -49,7 +49,7 @@ def test_every_video_of_the_examples_is_attributed():
 
 @pytest.mark.slow
 def test_two_latents_of_a_video(tmp_path):
-    assert "Latents(structure=(3, " in run("two_latents.ipynb", tmp_path)
+    assert "Latents(structure=(2, " in run("two_latents.ipynb", tmp_path)
     assert (tmp_path / "row.mp4").is_file()
 
 

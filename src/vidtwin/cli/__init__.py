@@ -132,6 +132,6 @@ def _safely(command: Callable[..., None]) -> Callable[..., None]:
             command(*arguments, **options)
 
     signature = inspect.signature(command)
-    del run.__wrapped__  # type: ignore[attr-defined]  # tyro would look there
-    run.__signature__, run.__annotations__, run.__doc__ = signature, explained(command), joined(command.__doc__)  # type: ignore
+    del run.__wrapped__  # tyro would look there
+    vars(run)["__signature__"], run.__annotations__, run.__doc__ = signature, explained(command), joined(command.__doc__)
     return run

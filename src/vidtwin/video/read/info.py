@@ -1,4 +1,4 @@
-"""What reading a video gives: a frame, all frames at once, and what the file says of itself."""
+"""What reading a video gives: a frame, and what the file says of itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,24 +91,3 @@ class PendingFrame:
     def frame(self) -> Frame:
         """The frame, made now."""
         return Frame(self.picture(False), self.pts, self.time_base, self.duration)
-
-
-@dataclass(frozen=True)
-class Video:
-    """Frames uint8 (F, H, W, 3) RGB, their times in seconds (strictly increasing), frames per second, and the file.
-
-    A notebook plays it (`video.inline.preview`).
-    """
-
-    frames: np.ndarray
-    times: list[Fraction]
-    fps: Fraction
-    info: VideoInfo
-
-    def __repr__(self) -> str:
-        return f"Video({str(self.info.path)!r}, frames uint8 {self.frames.shape}, {float(self.fps):g} per second)"
-
-    def _repr_html_(self) -> str:
-        from vidtwin.video.inline import preview
-
-        return preview(self.frames, self.fps, repr(self))
