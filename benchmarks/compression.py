@@ -47,8 +47,8 @@ def psnr(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
 def rates(engine: Engine, path: Path, weights: Identity, folder: Path) -> dict[str, Any]:
     """A row for each step."""
-    plain = encode_video(engine, path, folder / "plain.vidtwin", logvar=True, weights=weights)
-    bare = encode_video(engine, path, folder / "bare.vidtwin", weights=weights)
+    plain = encode_video(engine, path, folder / "plain.vidtwin", logvar=True, stored="float32", weights=weights)
+    bare = encode_video(engine, path, folder / "bare.vidtwin", stored="float32", weights=weights)
     source = [window.pixels for window in source_windows(path, plain.header)]
     exact = decoded(engine, plain)
     facts: dict[str, Any] = {"frames": plain.frames, "windows": plain.window_count, "plain_bytes": bare.path.stat().st_size}

@@ -42,7 +42,7 @@ def run(capsys, tmp_path, monkeypatch):
 def test_reconstruct_writes_the_panels_and_prints_the_table(run, clip, weights):
     code, out, _ = run("reconstruct", clip, "-o", "out.mp4", "--weights", weights, "--side-by-side", "--frames", "0:20")
     assert code == 0
-    for name in ("frames", "size", "latent values", "rate", "PSNR", "SSIM", "seconds"):
+    for name in ("frames", "size", "latents", "bytes", "PSNR", "SSIM", "seconds"):
         assert name in out
     assert read_video("out.mp4").frames.shape == (20, 32 + 20, 4 * 32, 3)
     assert os.listdir() == ["out.mp4"]
@@ -521,3 +521,21 @@ def test_encode_dataset(run, clip, weights, tmp_path):
     assert len(LatentDataset("set")) == 4
     assert run("encode-dataset", videos, "-o", "set", "--every", 0, *options)[0] == 1
     assert run("encode-dataset", videos, "-o", "set", "--processes", 0)[0] == 2
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    for command in ("recipes", "--help"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([sys.executable, "-m", "vidtwin", command], stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_defaults_in_words_and_names_in_place_of_types(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert not re.search(r"default:[\s│]+(None|True|False)|--\S+ STR|\(default: \)", text)

@@ -43,7 +43,7 @@ def readers() -> dict[str, Any]:
     return names
 
 
-def same(found: Any, video: LatentVideo) -> None:
+def same(found: Any, video: LatentVideo, kind: str = "float32") -> None:
     """What a reader of the page found is what the package reads, in every bit."""
     facts, ticks, cuts, tensors = found
     assert video.header.to_dict().items() <= facts.items()
@@ -53,7 +53,7 @@ def same(found: Any, video: LatentVideo) -> None:
         expected |= {f"{name}_logvar": tensor for name, tensor in zip(expected, video.logvar.tensors, strict=True)}
     assert tensors.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert tensors[name].dtype == np.float32 and np.array_equal(tensors[name], tensor.numpy()), name
+        assert tensors[name].dtype == np.dtype(kind) and np.array_equal(tensors[name], tensor.numpy()), name
     assert readers()["latent_shapes"](facts) == latent_names(video.header)
 
 
@@ -77,10 +77,11 @@ def test_the_hash_of_an_ablation_and_of_tiny(tmp_path):
         assert f"`{readers()['weights_hash'](SHIPPED / name)}`" in CHECKPOINTS
 
 
-def test_a_finished_latent_file(model, clip, tmp_path):
-    video = encode_video(model, clip, tmp_path / "x.vidtwin", overlap=4, logvar=True)
+@pytest.mark.parametrize("stored", ["float16", "float32"])
+def test_a_finished_latent_file(model, clip, tmp_path, stored):
+    video = encode_video(model, clip, tmp_path / "x.vidtwin", overlap=4, logvar=True, stored=stored)
     facts, ticks, cuts, tensors = readers()["read_finished"](video.path)
-    same((facts, ticks, cuts, tensors), video)
+    same((facts, ticks, cuts, tensors), video, stored)
     assert (facts["source"], len(ticks), len(tensors["structure_logvar"])) == (clip.name, 50, 4)
 
 
@@ -104,7 +105,7 @@ def test_a_growing_latent_file(tmp_path, policy, overlap):
     for content in (data, data[:-5], data[:-5] + b"other", data + data[-300:]):
         growing.write_bytes(content)
         same(readers()["read_growing"](growing), LatentVideo.load(growing))
-    with LatentWriter(path, head, resume=True, job={"stop": None, "batch": 1}) as writer:
+    with LatentWriter(path, head, resume=True, job={"stop": None, "batch": 1}, stored="float32") as writer:
         for window in windows(head, 60, cuts=(20, 31), first=writer.count):
             writer.write(window)
         growing_whole = readers()["read_growing"](growing)

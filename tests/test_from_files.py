@@ -21,6 +21,7 @@ def test_a_video_is_reconstructed_by_the_name_of_weights_or_a_model(clip, model,
     assert vidtwin.reconstruct(clip, tmp_path / "b.mp4", weights=model, stop=20, output=Output()).psnr == report.psnr
     assert not probe(tmp_path / "b.mp4").has_audio
     assert str(vidtwin.load(weights).config) == str(model.config)
+    assert "<video" in report._repr_html_() and report.facts()["latents"] in report._repr_html_()
 
 
 def test_latent_files_are_made_and_decoded(short, model, tmp_path):

@@ -8,7 +8,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ def in_line(text: object, most: int = 400) -> str:
 def printable(text: str, kept: str = "") -> str:
     """Text with an escape in place of each character that a terminal would not show but obey, but for those of `kept`."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 shot cut", "2 shot cuts"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def html_table(facts: Mapping[str, object], kind: str = "") -> str:
+    """Facts as an HTML table of one line each; `kind`: its class. Text is escaped."""
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(in_line(value))}</td></tr>" for name, value in facts.items()
+    )
+    return f"<table{f' class={kind!r}' if kind else ''}>{rows}</table>"
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from vidtwin.inference import reconstruct as whole
 from vidtwin.inference.decode import Output
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.report import Report
+from vidtwin.inference.shown import Written
 from vidtwin.latents.file import LatentVideo, is_latent_file
 from vidtwin.latents.stream import Identity, LatentStream
 from vidtwin.model.checkpoint import shipped_names
@@ -55,7 +56,7 @@ def encode_video(path: FilePath, out: FilePath, *, weights: Weights = "mini", **
     return encode.encode_video(engine, path, out, weights=identity, **options)
 
 
-def decode_video(latents: FilePath | LatentVideo, out: FilePath, *, weights: Weights | None = None, **options: Any) -> list[str]:
+def decode_video(latents: FilePath | LatentVideo, out: FilePath, *, weights: Weights | None = None, **options: Any) -> Written:
     """Decode a latent file to a video, as `vidtwin decode`; `options` are those of `inference.decode.decode_video`.
 
     `weights`: None is the shipped weights that the file names. Returns what could not be kept of the source.
@@ -80,7 +81,7 @@ def swap(
     weights: Weights = "mini",
     output: Output | None = None,
     **fit: Any,
-) -> list[str]:
+) -> Written:
     """The Structure of one video, or latent file, with the Dynamics of another, as `vidtwin swap`.
 
     `fit`: policy, tile_overlap, overlap, as in `encode_video`. Returns what could not be kept of the first one, which gives timing
@@ -103,7 +104,7 @@ def interpolate(
     weights: Weights = "mini",
     output: Output | None = None,
     **fit: Any,
-) -> list[str]:
+) -> Written:
     """`steps` videos on the line between two videos or latent files, side by side, as `vidtwin interpolate`; else as `swap`."""
     _check_not_input(out, a, b)
     engine, identity = _engine(weights)
@@ -123,7 +124,7 @@ def edit(
     weights: Weights = "mini",
     output: Output | None = None,
     **fit: Any,
-) -> list[str]:
+) -> Written:
     """Change how a video, or latent file, moves, as `vidtwin edit`; `inference.edit` has the formula.
 
         vidtwin.edit("a.mp4", "b.mp4", motion=0)  # frozen
@@ -145,7 +146,7 @@ def edit(
     return decode.decode_video(engine, edited, out, output=output, weights=identity)
 
 
-def save_video(frames: Video | np.ndarray | Tensor, path: FilePath, fps: float | Fraction | None = None) -> list[str]:
+def save_video(frames: Video | np.ndarray | Tensor, path: FilePath, fps: float | Fraction | None = None) -> Written:
     """Write uint8 frames (F, H, W, 3), RGB, as a video, a folder of PNG or what else the name of `path` says.
 
     `fps`: default that of a `Video` that `read_video` gave. Returns what could not be kept.
@@ -161,7 +162,7 @@ def save_video(frames: Video | np.ndarray | Tensor, path: FilePath, fps: float |
         raise ValueError(f"frames of {images.dtype} {images.shape}: give uint8 (F, H, W, 3); ((x + 1) * 127.5).round() for clips")
     with VideoWriter(path, Fraction(fps).limit_denominator(1001), (images.shape[1], images.shape[2])) as writer:
         writer.write(images)
-    return writer.notes
+    return Written(writer.notes, path)
 
 
 def _engine(weights: Weights) -> tuple[Engine, Identity]:

@@ -1,5 +1,6 @@
 """A real server of a small model, a real browser."""
 
+import json
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +52,22 @@ class Server:
     def stop(self) -> int:
         self.process.terminate() if self.process.poll() is None else None
         return self.process.wait(30)
+
+    def config(self) -> dict[str, Any]:
+        """What the page is made of."""
+        with urllib.request.urlopen(self.url + "config", timeout=30) as answer:
+            return dict(json.load(answer))
+
+    def event(self, number: int, values: list[Any]) -> str:
+        """What the server says of an event with these values, whatever page they come from."""
+        body = json.dumps({"fn_index": number, "data": values, "session_hash": "forged"}).encode()
+        post = urllib.request.Request(self.url + "gradio_api/queue/join", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(post, timeout=30).close()
+        said = ""
+        with urllib.request.urlopen(self.url + "gradio_api/queue/data?session_hash=forged", timeout=60) as answer:
+            while "process_completed" not in said and (line := answer.readline()):
+                said += line.decode()
+        return said
 
     def get(self, path: str) -> int:
         """The status of a request."""

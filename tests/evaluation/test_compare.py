@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from vidtwin.cli import main
 from vidtwin.evaluation.compare import compare
 
 
@@ -99,3 +101,12 @@ def test_other_files_are_refused(write, tmp_path, content):
         compare(a, write("odd.json", content))
     with pytest.raises(FileNotFoundError, match="no such file; `vidtwin evaluate"):
         compare(tmp_path / "nothing.json", a)
+
+
+def test_an_evaluation_fills_the_figures_of_a_model_card(tmp_path, capsys):
+    scores = str(Path(__file__).parents[2] / "benchmarks" / "results" / "evaluation-tiny.json")
+    assert main(["convert", "tiny", "-o", str(tmp_path / "mine"), "--card-figures", scores]) == 0
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "| psnr, dB | 24.5" in card and "| protocol | clips 192" in card and "recipe, figures" not in card
+    assert main(["convert", "mini", "-o", str(tmp_path / "other"), "--card-figures", scores]) == 1
+    assert "is of weights 'tiny'" in capsys.readouterr().err

@@ -20,7 +20,7 @@ def header_of(path, **options):
 
 def test_windows_are_the_frames_in_order_and_the_last_is_padded_by_its_last_frame(model, write):
     source = write(33)
-    video = encode_video(model, source, source.with_name("x.vidtwin"))
+    video = encode_video(model, source, source.with_name("x.vidtwin"), stored="float32")
     assert (video.frames, video.window_count, video.cuts) == (33, 3, [])
     frames = read_video(source).frames
     geometry = Geometry.plan("crop", (48, 80), (32, 32))
@@ -86,7 +86,7 @@ def test_a_range_of_frames(model, write, tmp_path):
 
 def test_tiles_are_encoded_one_by_one(model, write, tmp_path):
     source = write(5)
-    video = encode_video(model, source, tmp_path / "x.vidtwin", policy="tile", tile_overlap=8)
+    video = encode_video(model, source, tmp_path / "x.vidtwin", policy="tile", tile_overlap=8, stored="float32")
     tiling = video.header.geometry
     assert (tiling.count, video.header.tiles, len(video.latents)) == (6, 6, 6)
     clip = padded(tiling.cut(read_video(source).frames, 4), 16)

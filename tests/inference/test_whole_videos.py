@@ -62,7 +62,7 @@ def test_the_report_measures_what_was_decoded(model, write, tmp_path):
     assert report.cuts == 1
     assert report.latent_values == 2 * SMALL.latent_values
     assert "pad: 80x48 resized to 32x20" in report.table()
-    assert "1 shot cuts" in report.table()
+    assert "1 shot cut" in report.table()
 
 
 def test_tiles_are_measured_on_whole_pictures(model, write, tmp_path):
@@ -73,6 +73,10 @@ def test_tiles_are_measured_on_whole_pictures(model, write, tmp_path):
     expected = -10 * np.log10(((a - b) ** 2).mean(axis=(1, 2, 3)) + 1e-8)
     assert report.psnr == pytest.approx(expected.mean(), abs=1e-3)
     assert report.latent_values == 2 * 6 * SMALL.latent_values
+    assert report.rate == pytest.approx(2 * 6 * SMALL.latent_values / (3 * 20 * 48 * 80))  # of tiles that overlap
+    written = (tmp_path / "out.mkv").stat().st_size
+    assert f"bytes         {source.stat().st_size:,} in, {written:,} out" in report.table()
+    assert f"{12 * SMALL.latent_values:,} values, {report.rate:.2%} of the pixel values out" in report.table()
 
 
 def test_pictures_below_the_window_of_ssim_say_so(model, write, tmp_path):

@@ -153,10 +153,10 @@ def test_what_a_file_takes(tmp_path):
     assert size.kl_bits is not None and size.kl_bits[1] > size.kl_bits[0] > 0
     assert json.loads(json.dumps(size.to_dict()))["step"] == 1
     facts = describe(video.path)
-    assert facts["layout"] == "compressed latents of in.mp4"
+    assert facts["layout"] == "compressed latents of in.mp4 (1,234 bytes)"
     assert facts["step"] == "1 sigma"
     assert facts["size"].startswith(f"{size.bytes:,} bytes, ")
-    assert describe(plain.path)["layout"] == "latents of in.mp4 with log-variances"
+    assert describe(plain.path)["layout"] == "latents of in.mp4 (1,234 bytes) with log-variances"
 
 
 def test_a_smaller_step_is_nearer_and_longer(tmp_path):

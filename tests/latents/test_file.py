@@ -7,6 +7,7 @@ import time
 import zlib
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 import pytest
@@ -56,7 +57,8 @@ def windows(head: Header, frames: int, cuts=(), first: int = 0):
 
 
 def write(path, head: Header, frames: int, cuts=()) -> LatentVideo:
-    with LatentWriter(path, head) as writer:
+    """Every bit of the windows is in the file."""
+    with LatentWriter(path, head, stored="float32") as writer:
         for window in windows(head, frames, cuts):
             writer.write(window)
     return LatentVideo.load(path)
@@ -137,7 +139,7 @@ def test_going_on_ends_with_the_same_bytes(tmp_path, stop):
             raise KeyboardInterrupt
     with partial_path(path).open("ab") as file:
         file.write(b"half a record")
-    with LatentWriter(path, head, resume=True) as writer:
+    with LatentWriter(path, head, resume=True, stored="float32") as writer:
         assert writer.count == min(stop, head.windows(50))
         assert writer.finished == (stop >= head.windows(50))
         assert writer.ticks.tolist() == ticks_of(50)[: 50 if writer.finished else (stop - 1) * head.stride + 16]
@@ -346,3 +348,42 @@ def test_messages_show_nothing_that_a_file_made_up(tmp_path):
         LatentVideo.load(path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+def test_values_are_stored_in_float16_unless_every_bit_is_asked_for(tmp_path):
+    head, videos = header(logvar=True), {}
+    for stored in ("float16", "float32"):
+        with LatentWriter(tmp_path / f"{stored}.vidtwin", head, stored=stored) as writer:
+            for window in windows(head, 33):
+                writer.write(window)
+        videos[stored] = LatentVideo.load(writer.path)
+        assert videos[stored].stored == stored and stored in repr(videos[stored])
+    for half, whole in zip(*(video.window(2).latents.tensors for video in videos.values()), strict=True):
+        assert torch.equal(half, whole.half().float()) and not torch.equal(half, whole)
+    sizes = [video.path.stat().st_size for video in videos.values()]
+    assert 1.6 < sizes[1] / sizes[0] < 2
+    with pytest.raises(ValueError, match="stored='int8': give 'float16' or 'float32'"):
+        LatentWriter(tmp_path / "x.vidtwin", head, stored="int8")
+
+
+def test_values_beyond_float16_stay_in_float32(tmp_path):
+    head = header()
+    with LatentWriter(tmp_path / "x.vidtwin", head) as writer:
+        for window in windows(head, 16):
+            window.latents.dynamics_y[0, 0, 0, 0] = 1e6
+            writer.write(window)
+    video = LatentVideo.load(tmp_path / "x.vidtwin")
+    assert video.latents.dynamics_y.max() == 1e6
+    kinds = {name: kind for name, (kind, _) in video._parts.items()}
+    assert (kinds["dynamics_y"], kinds["structure"]) == ("F32", "F16")
+
+
+def test_a_latent_video_says_in_bytes_what_it_is(tmp_path):
+    head = replace(header("tile"), source="<b>.mp4")
+    video = write(tmp_path / "x.vidtwin", head, 40)
+    values = 3 * sum(map(prod, head.shapes))
+    share = values / (3 * 40 * prod(head.geometry.output_size))
+    size = f"{video.path.stat().st_size:,} bytes (float32)"
+    assert video.facts()["rate"] == f"{values:,} values, {share:.2%} of the pixel values; {size}"
+    assert video.facts()["rate"] in repr(video)
+    assert "&lt;b&gt;.mp4" in video._repr_html_() and "<b>" not in video._repr_html_()

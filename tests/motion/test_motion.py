@@ -16,7 +16,6 @@ from tests.conftest import SMALL, seeded_model
 from vidtwin import Latents, MotionExtractor, VidTwin, export_released
 from vidtwin.frames.clips import Geometry, fit, to_clip
 from vidtwin.model.checkpoint import weights_hash
-from vidtwin.model.loading import load_weights
 from vidtwin.motion import presets as presets_module
 from vidtwin.motion.frames import Windows, frame_indices
 from vidtwin.motion.inputs import FileFrames
@@ -671,9 +670,6 @@ def test_weights_in_microsofts_layout(model, tmp_path):
     assert extractor.record()["weights"] == {"name": "small.ckpt", "hash": weights_hash(model)}
     frames = video(1, 16, 3, 32, 32)
     assert torch.equal(extractor(frames), MotionExtractor(model)(frames))
-    from vidtwin.cli.inspection import load_weights as same_function
-
-    assert same_function is load_weights
     with pytest.raises(FileNotFoundError, match="no such file"):
         MotionExtractor(tmp_path / "none.ckpt")
 
@@ -696,3 +692,16 @@ def test_on_cuda_offline_is_live_and_the_input_s_device_does_not_matter(model):
     stream = extractor.live(stride=3)
     assert torch.equal(torch.stack([m for m in map(stream.push, frames.cuda()) if m is not None]).cpu(), offline)
     assert torch.allclose(offline, MotionExtractor(model).episode(frames, stride=3), atol=0.02)
+
+
+def test_an_episode_is_plotted_beside_its_frames(model):
+    extractor, frames = MotionExtractor(model, layout="raw"), video(20, 3, 32, 32)
+    motion = extractor.episode(frames, stride=5)
+    figure = extractor.plot(frames, motion, frames=3, stride=5)
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["0", "10", "19"] and len(figure.axes) == 5
+    norms = figure.axes[3].lines[0].get_ydata()
+    assert np.allclose(norms, torch.cat([half.flatten(1) for half in motion], 1).norm(dim=1))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="motion of 4 steps: the episode has 20"):
+        extractor.plot(frames, motion)
+    assert "values" in repr(extractor) and repr(motion) == f"Dynamics(x={tuple(motion.x.shape)}, y={tuple(motion.y.shape)})"

@@ -3,18 +3,13 @@
 Nothing is loaded from anywhere: videos and pictures are inside.
 """
 
-import base64
-import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vidtwin.analysis.analyze import UNTRAINED, Analysis, quantity
@@ -28,8 +23,7 @@ from vidtwin.frames.clips import levels
 from vidtwin.frames.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video.write.encoding import Encoding
-from vidtwin.video.write.writer import VideoWriter
+from vidtwin.video.inline import picture, video
 
 SHOWN = 4  # clips as videos and strips, and in the matrix of swaps
 STRIP = 5  # frames of a strip
@@ -110,29 +104,6 @@ def report(
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def picture(pixels: np.ndarray, alt: str) -> str:
-    """uint8 (H, W, 3) as an element; photographs as JPEG where that is smaller."""
-    files = {}
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 88})):
-        out = io.BytesIO()
-        Image.fromarray(pixels).save(out, kind, **options)
-        files[kind] = out.getvalue()
-    kind = "png" if len(files["png"]) < 3 * len(files["jpeg"]) else "jpeg"
-    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(files[kind]).decode()}">'
-
-
-def video(frames: np.ndarray, label: str) -> str:
-    """uint8 (F, H, W, 3), sides even, as an element that plays in a loop."""
-    with tempfile.TemporaryDirectory(prefix="vidtwin-") as folder:
-        path = Path(folder, "clip.mp4")
-        with VideoWriter(path, FPS, frames.shape[1:3], Encoding(crf=20)) as writer:
-            writer.write(frames)
-        data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<video aria-label="{escape(label)}" controls loop muted autoplay playsinline src="data:video/mp4;base64,{data}"></video>'
-    )
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Of text cells; scrolls by itself where it is too wide."""
     cells = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
@@ -160,7 +131,7 @@ def _videos(model: VidTwin, clips: Sequence[Tensor], names: Sequence[str], codes
         panels = [_levels(clip), *map(_levels, _decodings(model, codes.latents[number : number + 1]))]
         at = np.linspace(0, len(panels[0]) - 1, STRIP).round().astype(int)
         strip = tiles([[panel[index] for index in at] for panel in panels])
-        parts += [f"<h3>{escape(name)}</h3>", video(side_by_side(dict(zip(PANELS, panels, strict=True))), f"{name}: {PANELS}")]
+        parts += [f"<h3>{escape(name)}</h3>", video(side_by_side(dict(zip(PANELS, panels, strict=True))), FPS, f"{name}: {PANELS}")]
         parts.append(f"<details><summary>Frames</summary>{picture(strip, f'frames of {name}')}</details>")
     assert LABEL_HEIGHT % 2 == 0
     return "\n".join(parts)

@@ -2,11 +2,13 @@
 
 What commands print goes through `messages.printing_safely`, so that no name and no file speaks to the terminal.
 
-Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C. With the environment
+Exit codes: 0; 1 when the work failed, with one line on standard error; 2 for wrong usage; 130 after Ctrl-C; 141 when whoever reads
+standard output has gone (`vidtwin recipes | head`). With the environment
 variable VIDTWIN_TRACEBACK set, failures show where they came from.
 """
 
 import difflib
+import inspect
 import os
 import shutil
 import sys
@@ -24,12 +26,14 @@ from vidtwin.cli.demo import demo_command
 from vidtwin.cli.editing import edit_command
 from vidtwin.cli.evaluating import analyze_command, evaluate_command
 from vidtwin.cli.generating import draw_sprites_command, generate_command, train_generator_command
+from vidtwin.cli.help import explained, joined
 from vidtwin.cli.messages import in_flags, printing_safely
 from vidtwin.cli.options import UsageError
 from vidtwin.cli.training import recipes_command, train_command
 from vidtwin.cli.videos import decode_command, encode_command, interpolate_command, reconstruct_command, swap_command
 from vidtwin.cli.weights import benchmark_command, convert_command, export_command, info_command
 from vidtwin.files import printable
+from vidtwin.video.pipes import flush_stdout, reader_has_gone, silence_stdout
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Videos": {
@@ -69,8 +73,15 @@ def overview() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    with nullcontext() if all(map(str.isprintable, arguments)) else printing_safely():  # help has colours of its own
-        return _main(arguments)
+    try:
+        with nullcontext() if all(map(str.isprintable, arguments)) else printing_safely():  # help has colours of its own
+            try:
+                return _main(arguments)
+            finally:
+                flush_stdout()
+    except BrokenPipeError:
+        silence_stdout()
+        return 141
 
 
 def _main(arguments: list[str]) -> int:
@@ -107,17 +118,22 @@ def _main(arguments: list[str]) -> int:
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         if os.environ.get("VIDTWIN_TRACEBACK"):  # for whoever looks for a fault of ours
             raise
+        if isinstance(error, BrokenPipeError) and reader_has_gone():
+            raise
         print(f"vidtwin: error: {said(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
 def _safely(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that prints through `printing_safely`."""
+    """A command that prints through `printing_safely`, with the help of `cli.help`."""
 
     @wraps(command)
     def run(*arguments: object, **options: object) -> None:
         with printing_safely():
             command(*arguments, **options)
 
+    signature = inspect.signature(command)
+    del run.__wrapped__  # tyro would look there
+    vars(run)["__signature__"], run.__annotations__, run.__doc__ = signature, explained(command), joined(command.__doc__)
     return run

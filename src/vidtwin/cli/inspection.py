@@ -7,16 +7,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from vidtwin.data.sources import SUFFIXES
-from vidtwin.files import in_line
+from vidtwin.files import in_line, plural
 from vidtwin.generation.files import FACTS_FILE, shipped_generators
 from vidtwin.generation.pipeline import VidTwinPipeline
-from vidtwin.latent_sets.manifest import read_manifest
+from vidtwin.latent_sets.manifest import read_manifest, stored_bytes
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latents.file import KEY, LatentVideo
 from vidtwin.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_config, shipped_names
 from vidtwin.model.config import PRESETS, VidTwinConfig
 from vidtwin.model.hub import RELEASED_SUFFIXES, HubOptions, find_weights, local, on_hub
-from vidtwin.model.loading import load_weights as load_weights  # also by this name
 from vidtwin.model.pretrained import config_facts
 from vidtwin.model.released import position_tables, read_released, released_presets, released_shapes, unused_shapes
 from vidtwin.onnx.model import Exported, is_exported
@@ -50,11 +49,11 @@ def describe(name: str | Path) -> dict[str, str]:
             f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names() + shipped_generators())}"
         )
     if path.suffix == ".vidtwin":
-        return _describe_latents(path)
+        return LatentVideo.load(path).facts()
     if path.suffix == ".safetensors":
         layout, metadata = read_layout(path)
         if KEY in metadata:
-            return _describe_latents(path)
+            return LatentVideo.load(path).facts()
         if (folder := find_weights(path)).is_dir():
             return _describe_folder(folder)
         return _describe_released(path, layout)
@@ -116,8 +115,9 @@ def _describe_dataset(folder: Path) -> dict[str, str]:
     columns = in_line(", ".join(manifest["columns"]))
     return {
         "file": str(folder),
-        "layout": f"data set of latents, {len(manifest['files'])} files",
+        "layout": f"data set of latents, {plural(len(manifest['files']), 'file')}",
         "rows": f"{rows:,} of {items:,} videos, {failures} that failed",
+        "size": stored_bytes(rows, sum(file["bytes"] for file in manifest["files"])),
         "columns": columns or "none of the source's",
         "weights": str(plan.weights),
         "stored": plan.stored + (" with log-variances" if plan.logvar else ""),
@@ -152,25 +152,6 @@ def _facts(config: VidTwinConfig, layout: Layout) -> dict[str, str]:
 
 def _fields(config: VidTwinConfig) -> str:
     return ", ".join(f"{key}={value}" for key, value in config.to_dict().items())
-
-
-def _describe_latents(path: Path) -> dict[str, str]:
-    video = LatentVideo.load(path)
-    header = video.header
-    shapes = ", ".join(str((video.window_count * header.tiles, *shape[1:])) for shape in header.shapes)
-    return {
-        "file": str(path),
-        "layout": f"{'latents' if video.size is None else 'compressed latents'} of {header.source}"
-        + (" with log-variances" if header.logvar else "")
-        + ("" if video.complete else ", not finished"),
-        "frames": f"{video.frames} at {float(header.fps):g} per second on average, {len(video.cuts)} shot cuts",
-        "windows": f"{video.window_count} of {header.config.frames} frames, {header.overlap} shared; {header.tiles} clips each",
-        "shapes": f"structure, dynamics_x, dynamics_y: {shapes}",
-        "geometry": header.geometry.describe(),
-        "weights": f"{header.weights}, encoded in {header.precision}",
-        "rate": f"{header.config.compression_rate:.4%}",
-        **({} if video.size is None else {"step": f"{video.size.step:g} sigma", "size": str(video.size)}),
-    }
 
 
 def _describe_video(path: Path) -> dict[str, str]:

@@ -41,28 +41,35 @@ class UsageError(ValueError):
 
 @dataclass(frozen=True)
 class ModelOptions:
+    """Which weights, and how they run.
+
+    Args:
+        weights: A shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout
+            (.ckpt, .safetensors), or released: Microsoft's checkpoint, from the hub.
+        config: Of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
+        backend: onnx runs a folder that `vidtwin export` wrote, given as --weights, on the CPU in the precision that it was
+            exported in.
+        device: auto is cuda if there is one, else cpu.
+        dtype: Of the matrix products of the decoding half; auto is bfloat16 on a GPU or CPU that is fast in it (AMX, AVX512_BF16),
+            unless the first clip falls below --check, else float32.
+        encode_dtype: Of the encoding half; default as --dtype, but float32 where latents are stored and --dtype is auto.
+        batch: Clips at a time; default one on a CPU, on a GPU as many as half of the free memory holds, at most 16.
+        check: Refuse a precision whose first clip is less than this many dB (PSNR) from float32; 0 for no check.
+        compile: Compile the model's blocks (torch.compile): up to a minute at the start; on a CPU it needs a C++ compiler.
+        low_memory: One clip at a time; and of the weights only what is used, read from their file as it is: float32 unless asked
+            otherwise.
+    """
+
     weights: str = "mini"
-    """A shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout (.ckpt,
-    .safetensors), or released: Microsoft's checkpoint, from the hub."""
     config: str = "auto"
-    """Of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits."""
     backend: Backend = "torch"
-    """onnx runs a folder that `vidtwin export` wrote, given as --weights, on the CPU in the precision that it was exported in."""
     device: Device = "auto"
-    """auto is cuda if there is one, else cpu."""
     dtype: Precision = "auto"
-    """Of the matrix products of the decoding half; auto is bfloat16 on a GPU or CPU that is fast in it (AMX, AVX512_BF16), unless
-    the first clip falls below --check, else float32."""
     encode_dtype: Precision | None = None
-    """Of the encoding half; default as --dtype, but float32 where latents are stored and --dtype is auto."""
     batch: int | None = None
-    """Clips at a time; default one on a CPU, on a GPU as many as half of the free memory holds, at most 16."""
     check: float = CHECK_DB
-    """Refuse a precision whose first clip is less than this many dB (PSNR) from float32; 0 for no check."""
     compile: bool = False
-    """Compile the model's blocks (torch.compile): up to a minute at the start; on a CPU it needs a C++ compiler."""
     low_memory: bool = False
-    """One clip at a time; and of the weights only what is used, read from their file as it is: float32 unless asked otherwise."""
 
     def load(self, parts: tuple[str, ...] = ENCODER + DECODER, stored: bool = False) -> tuple[Engine, Identity]:
         """A model placed where the options say, and the identity of its weights, which the dtype does not change.
@@ -117,25 +124,35 @@ def wanted(name: Precision) -> Literal["auto"] | torch.dtype:
 
 @dataclass(frozen=True)
 class FitOptions:
+    """How frames become the model's.
+
+    Args:
+        policy: How frames are fitted to the model's size: centre crop, squash, pad with black (cut away again), or overlapping
+            tiles of it, which keep the full resolution.
+        tile_overlap: Pixels that neighbouring tiles share; default a quarter of the model's size.
+        overlap: Frames that a window of the model shares with the one before; they fade into each other, but not across a shot cut.
+    """
+
     policy: Policy = "crop"
-    """How frames are fitted to the model's size: centre crop, squash, pad with black (cut away again), or overlapping tiles of it,
-    which keep the full resolution."""
     tile_overlap: int | None = None
-    """Pixels that neighbouring tiles share; default a quarter of the model's size."""
     overlap: int = 0
-    """Frames that a window of the model shares with the one before; they fade into each other, but not across a shot cut."""
 
 
 @dataclass(frozen=True)
 class VideoOptions:
+    """How a video is written.
+
+    Args:
+        codec: auto goes by the name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern (%05d.png).
+        crf: Quality, 0 (best) to 51 for H.264 and HEVC, to 63 for VP9 and AV1; default 18 for H.264.
+        lossless: Keep every decoded pixel.
+        sound: Copy sound, subtitles and chapters of the source.
+    """
+
     codec: Codec = "auto"
-    """auto goes by the name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern (%05d.png)."""
     crf: int | None = None
-    """Quality, 0 (best) to 51 for H.264 and HEVC, to 63 for VP9 and AV1; default 18 for H.264."""
     lossless: bool = False
-    """Keep every decoded pixel."""
     sound: bool = True
-    """Copy sound, subtitles and chapters of the source."""
 
     def output(self, source: Path | VideoInfo | None) -> writing.Output:
         """With what of `source` is to be copied."""

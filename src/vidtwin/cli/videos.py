@@ -28,6 +28,7 @@ from vidtwin.cli.options import (
     print_notes,
     said_to,
 )
+from vidtwin.files import plural
 from vidtwin.inference.decode import decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import DECODER, ENCODER, Engine
@@ -35,6 +36,7 @@ from vidtwin.inference.reconstruct import decode_row, interpolate, reconstruct, 
 from vidtwin.latents.bins import needs_constriction
 from vidtwin.latents.entropy import check_step
 from vidtwin.latents.file import SUFFIX, LatentVideo, is_latent_file
+from vidtwin.latents.records import Stored
 from vidtwin.latents.stream import Header, Identity, LatentStream
 from vidtwin.model.checkpoint import shipped_names
 from vidtwin.model.vidtwin import Part
@@ -92,7 +94,6 @@ def reconstruct_command(
             )
     to = said_to(out)
     print(f"{'input':14}{input or 'the sample clip of the package'}", file=to)
-    print(f"{'weights':14}{model.weights}", file=to)
     print(report.table(), file=to)
     print(f"{'written':14}{out}", file=to)
 
@@ -102,6 +103,7 @@ def encode_command(
     out: Output,
     frames: str | None = None,
     logvar: bool = False,
+    store: Stored = "float16",
     compress: bool = False,
     step: float = 1.0,
     resume: bool = False,
@@ -117,6 +119,7 @@ def encode_command(
         out: the latent file to write.
         frames: START:STOP, frame numbers from 0, either may be left out; default all.
         logvar: store the posterior's log-variances beside its means.
+        store: how values are stored: float16 is half as large, and no score shows the difference; float32 keeps every bit.
         compress: round the means and code them by their entropy: a file of a few bits a value.
         step: of the rounding with --compress, in units of the posterior's mean standard deviation of a channel; smaller is nearer.
         resume: go on where a run with the same options was stopped.
@@ -125,7 +128,7 @@ def encode_command(
         raise UsageError(f"{out}: name the latent file {SUFFIX}, as in {out.with_suffix(SUFFIX)}")
     start, stop = parse_frames(frames)
     if compress:
-        check_compressed(step, logvar)
+        check_compressed(step, logvar, store)
     check_output(out, input, Path(model.weights))
     with spooled(input) as path:
         info = probe(path)
@@ -143,11 +146,15 @@ def encode_command(
                 weights=identity,
                 logvar=logvar,
                 step=step if compress else None,
+                stored=store,
                 resume=resume,
                 progress=progress,
             )
     notes = (*info.notes, *engine.notes)
-    print(f"{out}: {video.frames} frames, {len(video.cuts)} shot cuts, {video.window_count} windows of {video.header.tiles} clips")
+    header, clips = video.header, plural(video.window_count * video.header.tiles, "clip")
+    kinds = plural(video.frames, "frame"), plural(len(video.cuts), "shot cut"), f"{clips} of {header.config.frames} frames"
+    print(f"{out}: {', '.join(kinds)}")
+    print(f"{out}: {video.amount()}" + (f"; source {header.source_bytes:,} bytes" if header.source_bytes else ""))
     if video.size is not None:
         print(f"{out}: {video.size}")
     print_notes(notes)
@@ -270,8 +277,10 @@ def check_scores(score: bool, ssim_every: int | None) -> None:
         raise UsageError(f"--ssim-every {ssim_every}: give at least 1, which is every frame")
 
 
-def check_compressed(step: float, logvar: bool) -> None:
+def check_compressed(step: float, logvar: bool, store: Stored) -> None:
     """Refuse, before any work, what `encode --compress` cannot do."""
+    if store == "float32":
+        raise UsageError("--store float32: --compress rounds by --step; leave out one of --store and --compress")
     if logvar:
         raise UsageError("--logvar: a compressed file holds no log-variances; leave out one of --logvar and --compress")
     try:

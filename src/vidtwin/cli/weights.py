@@ -23,6 +23,7 @@ from vidtwin.cli.options import (
 from vidtwin.files import printable, write_json
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.stream import Identity
+from vidtwin.model.checkpoint import weights_hash
 from vidtwin.model.hub import RELEASED_SUFFIXES
 from vidtwin.model.loading import load_weights
 
@@ -45,6 +46,7 @@ def convert_command(
     out: Output,
     config: str = "auto",
     dtype: Dtype = "float32",
+    card_figures: Path | None = None,
 ) -> None:
     """Convert weights between our folders and Microsoft's layout; the output's name says which way.
 
@@ -53,10 +55,13 @@ def convert_command(
         out: a .ckpt or .safetensors file (Microsoft's layout), or the name of a folder to make (ours).
         config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
         dtype: of the tensors in a folder of ours.
+        card_figures: what `vidtwin evaluate` wrote of these weights, for the model card of a folder of ours.
     """
     if out.suffix in RELEASED_SUFFIXES:
         if dtype != "float32":
             raise UsageError(f"--dtype {dtype}: files in Microsoft's layout hold float32; convert to a folder, or leave it out")
+        if card_figures is not None:
+            raise UsageError("--card-figures: a file in Microsoft's layout has no model card; convert to a folder, or leave it out")
         check_output(out, Path(input))
         model = load_weights(input, config)
         export_released(model, out)
@@ -64,7 +69,12 @@ def convert_command(
         if out.is_file():
             raise UsageError(f"{out}: is a file; name a folder, or a .ckpt or .safetensors file")
         model = load_weights(input, config)
-        model.save_pretrained(out, dtype=getattr(torch, dtype))
+        figures = None
+        if card_figures is not None:
+            from vidtwin.evaluation import compare
+
+            figures = compare.card_figures(card_figures, weights_hash(model))
+        model.save_pretrained(out, dtype=getattr(torch, dtype), figures=figures)
         if lost := sum(name.startswith("loss.") for name in model.set_aside):
             print(f"vidtwin: note: {lost} weights of losses (loss.*) left out; a folder holds the model alone", file=sys.stderr)
     print(f"{out}: {model.num_parameters():,} parameters")

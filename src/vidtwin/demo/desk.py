@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vidtwin.demo.folder import new_file, touch
 from vidtwin.demo.studio import Clip, Shown
 from vidtwin.demo.worker import Worker
-from vidtwin.files import in_line
+from vidtwin.files import html_table, in_line
 
 NOTHING = gr.Progress()  # Gradio puts the visitor's own in its place
 SEEDS = 2**31
@@ -24,11 +24,6 @@ def said(text: str, wrong: bool = False) -> str:
     """A line that screen readers speak when it changes."""
     role, kind = ("alert", "said wrong") if wrong else ("status", "said")
     return f'<div class="{kind}" role="{role}">{html.escape(in_line(text))}</div>'
-
-
-def table(facts: dict[str, str]) -> str:
-    rows = "".join(f"<tr><th scope='row'>{html.escape(k)}</th><td>{html.escape(in_line(v))}</td></tr>" for k, v in facts.items())
-    return f"<table class='facts'>{rows}</table>"
 
 
 def plot(psnr: tuple[float, ...]) -> Figure:
@@ -103,7 +98,7 @@ class Desk:
             said(f"{name}: {shown.facts['PSNR']}"),
             str(video),
             plot(shown.psnr),
-            table(shown.facts),
+            html_table(shown.facts, "facts"),
             gr.update(value=str(latents), interactive=True),
             gr.update(value=str(video), interactive=True),
         ]

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -36,6 +37,12 @@ frame is taken, at {facts.width}x{facts.height}."""
 def player(label: str, name: str) -> gr.Video:
     """Of a result; the labels of its parts are in the picture."""
     return gr.Video(label=label, show_label=False, elem_id=name, autoplay=True, loop=True, interactive=False)
+
+
+def as_sent(*components: Any) -> None:
+    """Give the desk values as visitors sent them, which it checks; Gradio's own check would print a traceback."""
+    for component in components:
+        component.preprocess = lambda value: value
 
 
 @contextlib.contextmanager
@@ -96,6 +103,7 @@ def two_videos(desk: Desk, visitor: gr.State) -> None:
         dynamics = gr.Slider(0, 1, value=0, step=0.05, label="Dynamics: from A to B", elem_id="dynamics", min_width=300)
     status_mix = gr.HTML(said("Move a slider."), elem_id="status-mix")
     between = player("between A and B", "between")
+    as_sent(structure, dynamics)
     second.upload(desk.show_second, [visitor, second], [visitor, status, swaps, get_swaps])
     for slider in (structure, dynamics):
         slider.change(desk.show_between, [visitor, structure, dynamics], [status_mix, between], trigger_mode="always_last")
@@ -107,6 +115,7 @@ def generated(desk: Desk, names: list[str]) -> None:
         label = gr.Dropdown(names, value=names[0] if names else None, label="class", visible=bool(names), elem_id="class")
         seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=SEEDS, elem_id="seed")
         guidance = gr.Slider(1, 8, value=GUIDANCE, step=0.5, label="guidance", elem_id="guidance")
+    as_sent(label, seed, guidance)
     make = gr.Button("Generate", elem_id="make")
     status = gr.HTML(said("Choose a class."), elem_id="status-make")
     made = player("generated", "made")

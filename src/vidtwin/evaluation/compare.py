@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtwin.checked import build, read_json
+from vidtwin.checked import build, fact, read_json
 from vidtwin.evaluation.bootstrap import Interval, bootstrap_mean
+from vidtwin.evaluation.results import digits, unit
 from vidtwin.files import in_line
 from vidtwin.latents.stream import with_hash
 
@@ -99,6 +100,30 @@ class _Clip:
 
 def _key(clip: dict[str, Any]) -> tuple[str, int, str]:
     return clip["video"], clip["first_frame"], clip["sha256"]
+
+
+def card_figures(path: str | Path, weights_hash: str) -> dict[str, str]:
+    """What `vidtwin evaluate` measured of weights, as the figures of their model card: mean, and 95 % interval over videos.
+
+        model.save_pretrained("folder", figures=card_figures("scores.json", weights_hash(model)))
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_result`; it is of other weights, or has no intervals.
+    """
+    record = read_result(Path(path))
+    protocol = record["protocol"]
+    if protocol["weights_hash"] != weights_hash:
+        theirs = in_line(f"{protocol['weights']!r} ({protocol['weights_hash'][:12]})")
+        raise ValueError(f"{path}: is of weights {theirs}, not of these ({weights_hash[:12]}); evaluate these")
+    rows = {}
+    try:
+        for name, interval in fact(record, "intervals", dict).items():
+            mean, low, high = (f"{fact(interval, end, float):.{digits(name)}f}" for end in Interval._fields)
+            rows[in_line(name, 40) + unit(name).replace("  ", ", ")] = f"{mean} ({low} to {high})"
+    except ValueError as error:
+        raise ValueError(f"{path}: not a file that `vidtwin evaluate` wrote ({in_line(error, 200)}); give one of those") from None
+    facts = ("clips", "videos", "sample_fps", "tail", "latents", "dtype", "device")
+    return rows | {"protocol": in_line(", ".join(f"{name} {protocol[name]}" for name in facts if name in protocol))}
 
 
 def read_result(path: Path) -> dict[str, Any]:

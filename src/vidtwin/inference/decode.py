@@ -24,6 +24,7 @@ from vidtwin.frames.clips import Geometry, from_clip, levels
 from vidtwin.frames.tiles import Fit, Tiling
 from vidtwin.inference.encode import Progress
 from vidtwin.inference.engine import Engine
+from vidtwin.inference.shown import Written
 from vidtwin.latents.file import LatentVideo
 from vidtwin.latents.stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.model.latents import Latents
@@ -221,7 +222,7 @@ def decode_video(
     output: Output | None = None,
     weights: Identity | None = None,
     progress: Progress | None = None,
-) -> list[str]:
+) -> Written:
     """Decode latents to a video file with the source's number of frames and timing; returns what could not be kept of it.
 
     `start`, `stop`: frames start..stop-1 of a latent file; only the windows that they need are read.
@@ -242,4 +243,4 @@ def decode_video(
                 if progress:
                     progress(len(decoded.ticks))
         writer.span = span_of(writer.ticks, header, start > 0, stop is not None or bool(stream.cut))
-    return [*stream.cut, *writer.notes]
+    return Written([*stream.cut, *writer.notes], out)

@@ -21,6 +21,7 @@ from vidtwin.frames.shots import MEMORY, CutDetector, thumbnail
 from vidtwin.frames.tiles import POLICY, Fit, Tiling, plan_fit
 from vidtwin.inference.engine import Engine, name
 from vidtwin.latents.file import LatentVideo, LatentWriter
+from vidtwin.latents.records import Stored
 from vidtwin.latents.stream import Header, Identity, LatentStream, Window, grouped
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.threads import ahead, cores, side_by_side
@@ -225,6 +226,7 @@ def encode_video(
     stop: int | None = None,
     logvar: bool = False,
     step: float | None = None,
+    stored: Stored = "float16",
     weights: Identity | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -240,6 +242,7 @@ def encode_video(
         overlap: frames that a window shares with the one before, 0 to f / 2; decoding fades over them.
         logvar: store log-variances beside the means; not in the compressed form.
         step: write the compressed form, rounded to steps of so many sigma (`entropy`); it grows in the plain form.
+        stored: else, "float16", which no PSNR shows, or "float32": every bit.
         weights: needed if the model was cast to a lower precision (`Identity.of` before it).
         resume: go on after the last whole window of a run that was stopped; the file is the same as if it had not been.
         progress: called with the number of frames that each window adds.
@@ -259,7 +262,7 @@ def encode_video(
         logvar=logvar or step is not None,
     )
     job = {"stop": stop, "batch": engine.plan.batch} | ({} if step is None else {"step": step})
-    with LatentWriter(out, header, resume, job, step) as writer:
+    with LatentWriter(out, header, resume, job, step, stored) as writer:
         ticks = writer.ticks
         if progress and len(ticks):
             progress(len(ticks))

@@ -21,6 +21,7 @@ from vidtwin.inference.decode import Decoded, Decoder, Output, span_of
 from vidtwin.inference.encode import Progress, encode_stream, plan_header
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.report import Report, Tally, content_size, plan_ssim
+from vidtwin.inference.shown import Written
 from vidtwin.latents.stream import Header, Identity, LatentStream, Window, first_window, grouped
 from vidtwin.metrics import SSIM_WINDOW
 from vidtwin.model.latents import Latents
@@ -124,6 +125,9 @@ def reconstruct(
         cuts=tally.cuts,
         latent_values=header.windows(tally.frames) * sum(map(prod, header.shapes)),
         compression_rate=header.config.compression_rate,
+        weights=str(identity),
+        source_bytes=header.source_bytes,
+        out=Path(out),
         plan=engine.plan.describe(),
         psnr=tally.psnr / tally.frames if score else None,
         ssim=tally.ssim / ssim_frames if ssim_frames else None,
@@ -243,7 +247,7 @@ def decode_row(
     output: Output | None = None,
     weights: Identity | None = None,
     progress: Progress | None = None,
-) -> list[str]:
+) -> Written:
     """Decode at least two videos of equal length next to each other, from the first to the last; returns as `decode_video`.
 
     Raises:
@@ -270,4 +274,4 @@ def decode_row(
                     if progress:
                         progress(len(row[0].ticks))
         writer.span = span_of(writer.ticks, header, False, bool(streams[0].cut))
-    return [*streams[0].cut, *writer.notes]
+    return Written([*streams[0].cut, *writer.notes], out)

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vidtwin.files import html_table, plural
 from vidtwin.frames.clips import Geometry, content
 from vidtwin.frames.tiles import Fit
 from vidtwin.inference.decode import Decoded
+from vidtwin.inference.shown import file_preview, html_notes
 from vidtwin.latents.stream import Window
 from vidtwin.metrics import SSIM_WINDOW, frame_psnr, frame_ssim
 from vidtwin.threads import cores, side_by_side
@@ -27,7 +30,9 @@ class Report:
     `psnr` (dB, per frame, mean; capped at 80) and `ssim` compare the model's output with its input, resized frames in [0, 1],
     without padding and before they are compressed; for tiles, whole pictures of 8 bits. `ssim` is the mean over frames 0,
     `ssim_every`, 2 `ssim_every`, ...; None for pictures under 11 pixels. Without scores, all three are None. `latent_values`
-    are of the whole video; `compression_rate` is the model's (values per clip / 3 F H W). `cuts` are shot cuts. `plan` says how
+    are of the whole video, overlapping tiles and padding of the last window included, and `rate` is their share of the pixel values
+    of the output; `compression_rate` is the model's (values per clip / 3 F H W). `source_bytes` and `written_bytes` are of the two
+    files, 0 for what is none; a notebook plays the one that was written, `out`. `cuts` are shot cuts. `plan` says how
     clips went through the model. `notes`: what of the source is not kept, and what was done otherwise than asked. `seconds` include
     reading and writing, of this run.
     """
@@ -40,6 +45,9 @@ class Report:
     cuts: int
     latent_values: int
     compression_rate: float
+    weights: str
+    source_bytes: int
+    out: Path
     plan: str
     psnr: float | None
     ssim: float | None
@@ -48,22 +56,40 @@ class Report:
     frames_done: int
     notes: tuple[str, ...]
 
-    def table(self) -> str:
-        """The report as aligned lines for people."""
+    @property
+    def rate(self) -> float:
+        """Latent values over the pixel values of the output: 0.02 is 2 %."""
+        return self.latent_values / (3 * self.frames * prod(self.output_size))
+
+    @property
+    def written_bytes(self) -> int:
+        return self.out.stat().st_size if self.out.is_file() else 0
+
+    def facts(self) -> dict[str, str]:
+        """What the report says, by name, but for the notes."""
         (H, W), (h, w) = self.source_size, self.output_size
-        rows = {
-            "frames": f"{self.frames} at {float(self.fps):g} per second, {self.cuts} shot cuts",
+        sizes = [f"{size:,} {what}" for what, size in (("in", self.source_bytes), ("out", self.written_bytes)) if size]
+        return {
+            "weights": self.weights,
+            "frames": f"{self.frames} at {float(self.fps):g} per second, {plural(self.cuts, 'shot cut')}",
             "size": f"{W}x{H} in, {w}x{h} out",
             "geometry": self.geometry,
             "clips": self.plan,
-            "latent values": f"{self.latent_values}",
-            "rate": f"{self.compression_rate:.4%} of the model's input values",
+            "latents": f"{self.latent_values:,} values, {self.rate:.2%} of the pixel values out; "
+            f"{2 * self.latent_values:,} bytes (float16)",
+            **({"bytes": ", ".join(sizes)} if sizes else {}),
             "PSNR": "not measured, as asked" if self.psnr is None else f"{self.psnr:.2f} dB",
             "SSIM": self._ssim(),
             "seconds": f"{self.seconds:.1f} ({self.frames_done / self.seconds:.1f} frames per second)",
         }
-        lines = [f"{name:14}{value}" for name, value in rows.items()]
-        return "\n".join([*lines, *(f"{'note':14}{note}" for note in self.notes)])
+
+    def table(self) -> str:
+        """The report as aligned lines for people."""
+        rows = [*self.facts().items(), *(("note", note) for note in self.notes)]
+        return "\n".join(f"{name:14}{value}" for name, value in rows)
+
+    def _repr_html_(self) -> str:
+        return f"{file_preview(self.out)}{html_table(self.facts())}{html_notes(self.notes)}"
 
     def _ssim(self) -> str:
         if self.ssim_every is None:

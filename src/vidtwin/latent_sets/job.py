@@ -20,7 +20,7 @@ from vidtwin.inference.engine import Engine
 from vidtwin.latent_sets.encode import Failure, Rows, encode_items
 from vidtwin.latent_sets.items import Item, list_items
 from vidtwin.latent_sets.local import Setup, encode_locally
-from vidtwin.latent_sets.manifest import read_manifest
+from vidtwin.latent_sets.manifest import read_manifest, stored_bytes
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow
 from vidtwin.latent_sets.spool import Entry
@@ -40,7 +40,7 @@ class Summary:
     Attributes:
         items: of the source. kept: that were there already. encoded, failed: now; of the failed, `failures` has keys and reasons.
         gone: items of the data set that the source has no more; their rows stay.
-        rows, bytes: of the data set. seconds: of the run.
+        rows, bytes: of the data set. seconds: of the run. plan: how rows are made.
     """
 
     items: int
@@ -51,6 +51,7 @@ class Summary:
     rows: int
     bytes: int
     seconds: float
+    plan: Plan
 
     def table(self) -> str:
         """As aligned lines."""
@@ -60,7 +61,9 @@ class Summary:
             "encoded": f"{self.encoded:,} in {self.seconds:.1f} s{rate}",
             "kept": f"{self.kept:,} that were there and have not changed",
             "failed": f"{len(self.failures):,}",
-            "rows": f"{self.rows:,}, {self.bytes / 2**20:,.1f} MiB",
+            "rows": f"{self.rows:,} of {self.plan.config.latent_values:,} values ({self.plan.stored})",
+            "size": stored_bytes(self.rows, self.bytes),
+            "rate": f"{self.plan.config.compression_rate:.2%} of the pixel values of a clip",
         }
         if self.gone:
             lines["gone"] = f"{self.gone:,} that the source has no more; their rows are still there"
@@ -145,6 +148,7 @@ def encode_dataset(
         rows=manifest["rows"],
         bytes=sum(file["bytes"] for file in manifest["files"]),
         seconds=seconds,
+        plan=plan,
     )
 
 

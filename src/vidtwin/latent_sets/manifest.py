@@ -51,3 +51,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def first_line(error: Exception) -> str:
     return in_line(next(iter(str(error).splitlines()), type(error).__name__))
+
+
+def stored_bytes(rows: int, size: int) -> str:
+    """Bytes of all files of a data set, as text."""
+    return f"{size:,} bytes" + (f", {size / rows:,.0f} a row" if rows else "")

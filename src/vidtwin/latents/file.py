@@ -1,9 +1,9 @@
 """The latent file, `X.vidtwin`, that decodes without its source.
 
-A finished file is a safetensors file (`structure`, `dynamics_x`, `dynamics_y`, their `_logvar` if asked for, `ticks`, `cuts`, and
-a JSON header in its metadata). While it is being written it is a growing file of equal records, `X.partial.vidtwin`, a record a
-window, which `LatentVideo.load` reads as well, and from which writing goes on after it was stopped. `compress` makes of either the
-compressed form (`compressed.py`), far smaller, whose values are rounded.
+A finished file is a safetensors file (`structure`, `dynamics_x`, `dynamics_y`, their `_logvar` if asked for, in float16 or float32,
+`ticks`, `cuts`, and a JSON header in its metadata). While it is being written it is a growing file of equal records,
+`X.partial.vidtwin`, a record a window, which `LatentVideo.load` reads as well, and from which writing goes on after it was stopped.
+`compress` makes of either the compressed form (`compressed.py`), far smaller, whose values are rounded.
 
 Letters: N windows, T tiles of a frame; f frames of a window.
 """
@@ -12,9 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
+from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vidtwin.checked import parse_json
-from vidtwin.files import beside, check_writable, in_line
+from vidtwin.files import beside, check_writable, html_table, in_line, plural
 from vidtwin.latents import bins, compressed, entropy, records
 from vidtwin.latents.compressed import Compressed, CompressedSize
 from vidtwin.latents.entropy import Prior
@@ -79,9 +80,46 @@ class LatentVideo:
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}={shape}" for name, shape in zip(NAMES, self.header.shapes, strict=True))
-        rate, weights = self.header.config.compression_rate, self.header.weights
         windows = f"{self.frames} frames in {self.window_count} windows of {shapes}"
-        return f"LatentVideo({str(self.path)!r}, {windows}, rate {rate:.4%}, weights {weights})"
+        return f"LatentVideo({str(self.path)!r}, {windows}, {self.amount()}, weights {self.header.weights})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.facts())
+
+    @property
+    def stored(self) -> str:
+        """How values are stored: "float16", "float32" or "compressed"."""
+        if isinstance(self._parts, Compressed):
+            return "compressed"
+        return "float16" if isinstance(self._parts, dict) and self._parts[NAMES[0]][0] == "F16" else "float32"
+
+    def amount(self) -> str:
+        """Values of all windows, their share of the pixel values that decode from them, and the file's bytes, as text."""
+        values, pixels = (
+            self.window_count * sum(map(prod, self.header.shapes)),
+            3 * self.frames * prod(self.header.geometry.output_size),
+        )
+        return f"{values:,} values, {values / pixels:.2%} of the pixel values; {self.path.stat().st_size:,} bytes ({self.stored})"
+
+    def facts(self) -> dict[str, str]:
+        """What the file is, as text for people."""
+        header, tiles = self.header, self.header.tiles
+        shapes = ", ".join(str((self.window_count * tiles, *shape[1:])) for shape in header.shapes)
+        cuts, source = len(self.cuts), f" ({header.source_bytes:,} bytes)" if header.source_bytes else ""
+        return {
+            "file": str(self.path),
+            "layout": f"{'latents' if self.size is None else 'compressed latents'} of {header.source}{source}"
+            + (" with log-variances" if header.logvar else "")
+            + ("" if self.complete else ", not finished"),
+            "frames": f"{self.frames} at {float(header.fps):g} per second on average, {plural(cuts, 'shot cut')}",
+            "windows": f"{self.window_count} of {header.config.frames} frames, {header.overlap} shared; "
+            f"{plural(tiles, 'clip')} each",
+            "shapes": f"structure, dynamics_x, dynamics_y: {shapes}",
+            "geometry": header.geometry.describe(),
+            "weights": f"{header.weights}, encoded in {header.precision}",
+            "rate": self.amount(),
+            **({} if self.size is None else {"step": f"{self.size.step:g} sigma", "size": str(self.size)}),
+        }
 
     @property
     def window_count(self) -> int:
@@ -145,7 +183,7 @@ class LatentVideo:
             return torch.from_numpy(self._parts.read(index)[name].copy())
         tiles = self.header.tiles
         with safe_open(self.path, framework="pt") as file:
-            return file.get_slice(name)[index * tiles : (index + 1) * tiles]
+            return file.get_slice(name)[index * tiles : (index + 1) * tiles].float()
 
     def _tensor(self, name: str) -> Tensor:
         with safe_open(self.path, framework="pt") as file:
@@ -162,7 +200,7 @@ class LatentVideo:
             return
         for name, (_, *shape) in latent_names(self.header).items():
             found = self._parts.get(name)
-            if found != ("F32", (self.window_count * self.header.tiles, *shape)):
+            if found not in [(kind, (self.window_count * self.header.tiles, *shape)) for kind in ("F16", "F32")]:
                 raise ValueError(f"{name} of {found} does not fit {self.frames} frames of {tuple(shape)}")
 
 
@@ -188,6 +226,7 @@ class LatentWriter:
     Args:
         job: what else a run that goes on must have been begun with, JSON-able; it is not in the finished file.
         step: finish it in the compressed form, with a quantiser of this step in sigma; the windows must have log-variances.
+        stored: what values are rounded to when it is finished; a tensor with values beyond float16 stays in float32.
 
     Attributes:
         count: windows that are there.
@@ -204,8 +243,11 @@ class LatentWriter:
         resume: bool = False,
         job: Mapping[str, Any] | None = None,
         step: float | None = None,
+        stored: records.Stored = "float16",
     ):
-        self.path, self.header, self.step = Path(path), header, step
+        self.path, self.header, self.step, self.stored = Path(path), header, step, stored
+        if stored not in get_args(records.Stored):
+            raise ValueError(f"stored={stored!r}: give 'float16' or 'float32'")
         if step is not None:
             entropy.check_step(step)
             entropy.check_channels(header.config)
@@ -251,7 +293,7 @@ class LatentWriter:
                 ticks, cuts = found.timing(self.header.stride)
                 extra = {"ticks": ticks, "cuts": np.array(cuts, np.int64)}
                 facts = json.dumps(self.header.to_dict())
-                records.write_safetensors(self.path, found, latent_names(self.header), extra, facts, KEY)
+                records.write_safetensors(self.path, found, latent_names(self.header), extra, facts, KEY, self.stored)
         except BaseException:
             self._records.close(keep=True)
             raise

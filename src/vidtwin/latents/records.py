@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from vidtwin.files import in_line, tensor_output
 MAGIC, PREFIX = b"VIDTWIN\n", struct.Struct("<8sII")
 MOST_HEADER = 1 << 20  # bytes
 CHUNK = 1 << 24  # bytes copied at a time
+MOST_HALF = 65504  # the largest float16
+
+Stored = Literal["float16", "float32"]
 
 
 def record_dtype(frames: int, shapes: Mapping[str, tuple[int, ...]]) -> np.dtype[Any]:
@@ -106,11 +109,16 @@ class Records:
         """Whether the last record says that it is."""
         return len(self._map) > 0 and bool(self._map[-1]["last"])
 
-    def column(self, name: str) -> Iterator[bytes]:
+    def column(self, name: str) -> Iterator[np.ndarray]:
         """A tensor of all windows, one after another, in pieces."""
         step = max(1, CHUNK // max(1, self._map.dtype[name].itemsize))
         for start in range(0, len(self._map), step):
-            yield np.ascontiguousarray(self._map[name][start : start + step]).tobytes()
+            yield np.ascontiguousarray(self._map[name][start : start + step])
+
+    def kind(self, name: str, stored: Stored) -> str:
+        """What a tensor is stored as: "F16" if that was asked for and its values are in range, else "F32"."""
+        half = stored == "float16" and all(np.abs(piece).max(initial=0) <= MOST_HALF for piece in self.column(name))
+        return "F16" if half else "F32"
 
 
 class RecordWriter:
@@ -193,11 +201,17 @@ def checksum(record: np.ndarray) -> int:
 
 
 def write_safetensors(
-    path: Path, found: Records, shapes: Mapping[str, tuple[int, ...]], extra: Mapping[str, np.ndarray], facts: str, key: str
+    path: Path,
+    found: Records,
+    shapes: Mapping[str, tuple[int, ...]],
+    extra: Mapping[str, np.ndarray],
+    facts: str,
+    key: str,
+    stored: Stored,
 ) -> None:
     """Records -> a safetensors file with each tensor of all windows in one piece (N T, ...); memory holds one piece of CHUNK bytes.
 
-    `extra`: int64 arrays to go with them. `facts`: goes to the metadata under `key`.
+    `extra`: int64 arrays to go with them. `facts`: goes to the metadata under `key`. `stored`: as `Records.kind`.
     """
     count = len(found._map)
     entries: dict[str, Any] = {"__metadata__": {key: facts}}
@@ -205,9 +219,11 @@ def write_safetensors(
     for name, array in extra.items():  # first: int64 wants its alignment
         entries[name] = {"dtype": "I64", "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
         end += array.nbytes
-    for name, (tiles, *shape) in shapes.items():
-        size = count * found._map.dtype[name].itemsize
-        entries[name] = {"dtype": "F32", "shape": [count * tiles, *shape], "data_offsets": [end, end + size]}
+    kinds = {name: found.kind(name, stored) for name in shapes}
+    for name in sorted(shapes, key=kinds.__getitem__, reverse=True):  # float32 first, for its alignment
+        tiles, *shape = shapes[name]
+        size = count * found._map.dtype[name].itemsize // (2 if kinds[name] == "F16" else 1)
+        entries[name] = {"dtype": kinds[name], "shape": [count * tiles, *shape], "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -215,6 +231,6 @@ def write_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for array in extra.values():
             file.write(np.ascontiguousarray(array, "<i8").tobytes())
-        for name in shapes:
+        for name in (name for name in entries if name in shapes):
             for piece in found.column(name):
-                file.write(piece)
+                file.write(piece.astype("<f2" if kinds[name] == "F16" else "<f4", copy=False).tobytes())

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vidtwin.frames.clips import Geometry, chunks
 from vidtwin.model.checkpoint import shipped_names, weights_hash
@@ -24,10 +23,14 @@ from vidtwin.model.loading import load_weights
 from vidtwin.model.pretrained import as_device
 from vidtwin.model.vidtwin import VidTwin
 from vidtwin.motion.frames import FRAME_RULES, Windows, check_choice, check_count, frame_indices
-from vidtwin.motion.inputs import Frames, as_episode, as_frames, as_videos, to_unit
+from vidtwin.motion.inputs import Frames, as_episode, as_frames, as_videos, bar, to_unit
 from vidtwin.motion.layouts import Dynamics, check_layout, motion_shape, pack, unpack
 from vidtwin.motion.presets import PRESETS, RESIZES, plan, resized
 from vidtwin.motion.record import describe_differences, make_record, read_record
+from vidtwin.motion.weights import name_of, own_copy, read_dynamics, read_moments
+
+if TYPE_CHECKING:
+    from vidtwin.motion.plot import MotionPlot
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -87,10 +90,10 @@ class MotionExtractor:
                 raise ValueError(f"stride={stride}: is of frames='stride', not of frames={frames!r}; leave it out")
         self.layout, self.frames, self.resize, self.stride = layout, frames, resize, stride
         self.dtype, self.batch_size, self.device = dtype, batch_size, as_device(device)
-        model = _own_copy(weights) if isinstance(weights, VidTwin) else load_weights(weights, config)
+        model = own_copy(weights) if isinstance(weights, VidTwin) else load_weights(weights, config)
         check_layout(layout, model.config)
         self.config = model.config
-        self.weights_name, self.weights_hash = _name(weights), weights_hash(model)  # of float32
+        self.weights_name, self.weights_hash = name_of(weights), weights_hash(model)  # of float32
         self.model = model.eval().requires_grad_(False).to(self.device)
         self._cast = self.model if dtype == "float32" else copy.deepcopy(self.model).to(getattr(torch, dtype))
         self._warned = False
@@ -104,6 +107,11 @@ class MotionExtractor:
         """
         check_choice("name", name, tuple(PRESETS))
         return cls(weights, **PRESETS[name] | options)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("layout", "frames", "resize", "dtype"))
+        weights = f"weights {self.weights_name!r} ({self.weights_hash[:12]})"
+        return f"MotionExtractor({weights}, {options}, {self.size} values {self.shape} a clip of {self.config.frames} frames)"
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -128,7 +136,7 @@ class MotionExtractor:
     ) -> Posterior:
         """q(z_S, z_D | x) of the same clips, float32, Structure included; its mean is what the call itself lays out."""
         videos = as_videos(video, order, value_range)
-        tensors = self._encode(self._clips(videos, value_range), _moments)
+        tensors = self._encode(self._clips(videos, value_range), read_moments)
         return Posterior(Latents(*tensors[:3]), Latents(*tensors[3:])).to(videos[0].device)
 
     def episode(
@@ -142,7 +150,7 @@ class MotionExtractor:
         value_range: Literal["unit", "symmetric"] | None = None,
     ) -> Motion:
         """A motion latent for each of N steps of an episode (T, 3, H, W), (3, T, H, W) or (T, H, W, 3), or a file:
-        (N, ...), of the layout's shape. A bar on a terminal shows how far it is, if it takes longer than two seconds.
+        (N, ...), of the layout's shape. A bar shows how far it is, if it takes longer than two seconds.
 
         `window` source frames (default F) around each of the steps 0, stride, 2 stride, ... are a video of their own, of which
         `frames` chooses F; `Windows` says which, and `Windows(...).over(T)` gives the steps. Each frame is resized once.
@@ -159,7 +167,7 @@ class MotionExtractor:
 
         def clips() -> Iterable[Tensor]:
             fitted: dict[int, Tensor] = {}  # frames that a later window may show
-            for places in tqdm(steps.values(), unit="window", leave=False, delay=2, disable=None):
+            for places in bar(steps.values(), "window"):
                 fitted = {place: frame for place, frame in fitted.items() if place >= places[0]}
                 shown = [places[index] for index in chosen]
                 for place in shown:
@@ -168,6 +176,17 @@ class MotionExtractor:
                 yield torch.stack([fitted[place] for place in shown], dim=1)
 
         return self._motion(clips(), frames.device)
+
+    def plot(self, video: Video, motion: Motion | None = None, frames: int = 8, **episode: Any) -> "MotionPlot":
+        """A figure of an episode: `frames` of its frames, and below them, over time, the norm and the first three principal
+        components of its motion latents. `motion`: what `episode(video, **episode)` gave, if it is there already.
+
+        Raises:
+            ValueError: as `episode`; latents of another number of steps; matplotlib is not installed.
+        """
+        from vidtwin.motion.plot import plot_episode
+
+        return plot_episode(self, video, motion, frames, **episode)
 
     def live(
         self,
@@ -258,12 +277,12 @@ class MotionExtractor:
     def _clips(self, videos: Sequence[Frames], value_range: str | None) -> Iterable[Tensor]:
         """B videos of T frames (3, H, W) -> clips (3, F, h, w) in [-1, 1]."""
         geometry, chosen = self._geometry(videos[0]), self._chosen(len(videos[0]))
-        for video in videos:
+        for video in bar(videos, "video"):
             fitted = {place: self._fit(video[place], geometry, value_range) for place in dict.fromkeys(chosen)}
             yield torch.stack([fitted[place] for place in chosen], dim=1)
 
     def _motion(self, clips: Iterable[Tensor], device: torch.device) -> Motion:
-        x, y = (half.to(device) for half in self._encode(clips, _dynamics))
+        x, y = (half.to(device) for half in self._encode(clips, read_dynamics))
         return pack(x, y, self.layout)
 
     def _encode(self, clips: Iterable[Tensor], read: Callable[[VidTwin, Tensor], list[Tensor]]) -> list[Tensor]:
@@ -323,28 +342,3 @@ class MotionStream:
         shown = [self._seen[max(0, index - missing)] for index in self._chosen]
         motion = self.extractor._motion([torch.stack(shown, dim=1)], pixels.device)
         return motion[0] if isinstance(motion, Tensor) else Dynamics(motion.x[0], motion.y[0])
-
-
-def _dynamics(model: VidTwin, x: Tensor) -> list[Tensor]:
-    """Means of x and y, as `model.encode` gives them, without the Structure branch."""
-    return [moments.chunk(2, dim=1)[0] for moments in model.dynamics_encoder(model.feature(x))]
-
-
-def _moments(model: VidTwin, x: Tensor) -> list[Tensor]:
-    posterior = model.posterior(x)
-    return [*posterior.mean.tensors, *posterior.logvar.tensors]
-
-
-def _own_copy(model: VidTwin) -> VidTwin:
-    """A copy that later training does not change, without what the model set aside."""
-    dtype = next((tensor.dtype for tensor in model.state_dict().values() if tensor.dtype != torch.float32), None)
-    if dtype is not None:
-        raise ValueError(f"weights of {dtype}: give the model in float32, and dtype='bfloat16' or 'float16' to compute in less")
-    return copy.deepcopy(model, {id(model.set_aside): {}})
-
-
-def _name(weights: VidTwin | str | Path) -> str:
-    """A name for people: shipped names and hub ids as they are, of a path its last part."""
-    if isinstance(weights, VidTwin):
-        return "unnamed"
-    return str(weights) if str(weights) in shipped_names() or not Path(weights).exists() else Path(weights).resolve().name

@@ -1,20 +1,23 @@
 """Videos as people hold them: tensors or arrays in the orders in use, uint8 or floating, checked and never guessed; and files."""
 
 import os
+import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vidtwin.model.vidtwin import RANGE_SLACK
 
 if TYPE_CHECKING:
     from vidtwin.data.recording import Recording
 
+T = TypeVar("T")
 ORDERS = {5: ("BTCHW", "BCTHW", "BTHWC"), 4: ("TCHW", "CTHW", "THWC"), 3: ("CHW", "HWC")}
 RANGES = {"unit": (0, 1), "symmetric": (-1, 1)}
 
@@ -153,3 +156,8 @@ def _check_values(video: Tensor, value_range: str | None) -> None:
             f"video with values from {low:g} to {high:g}: value_range={value_range!r} is [{lowest}, {highest}]; "
             "rescale, give uint8, or name value_range='symmetric' for [-1, 1]"
         )
+
+
+def bar(items: Collection[T], unit: str) -> Iterable[T]:
+    """Items with a progress bar in a terminal, or in a notebook, whose streams are none."""
+    return tqdm(items, unit=unit, leave=False, delay=2, disable=False if "ipykernel" in sys.modules else None)

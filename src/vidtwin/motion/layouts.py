@@ -20,6 +20,9 @@ class Dynamics(NamedTuple):
     x: Tensor
     y: Tensor
 
+    def __repr__(self) -> str:
+        return f"Dynamics(x={tuple(self.x.shape)}, y={tuple(self.y.shape)})"
+
 
 def check_layout(layout: str, config: VidTwinConfig) -> None:
     """ValueError for an unknown layout, a model without Dynamics, or a layout that joins x and y of a model that is not square."""

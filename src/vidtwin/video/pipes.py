@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import sys
 import tempfile
@@ -56,7 +57,7 @@ def stdout_output(suffix: str) -> Iterator[Path]:
                 shutil.copyfileobj(file, sys.stdout.buffer, CHUNK)
             sys.stdout.buffer.flush()
         except BrokenPipeError as error:
-            _silence_stdout()
+            silence_stdout()
             raise OSError("-: standard output was closed before all was written; let its reader read to the end") from error
         except OSError as error:
             raise OSError(f"-: standard output cannot be written ({error.strerror}); free some space or name an output") from error
@@ -74,7 +75,22 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _silence_stdout() -> None:
+def flush_stdout() -> None:
+    """Raises BrokenPipeError if its reader has gone."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
+
+
+def reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLERR)
+        return bool(poll.poll(0))
+    return False
+
+
+def silence_stdout() -> None:
     """Python flushes standard output once more when it ends, and would complain of the closed pipe again."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""What reading a video gives: a frame, all frames at once, and what the file says of itself."""
+"""What reading a video gives: a frame, and what the file says of itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,13 +91,3 @@ class PendingFrame:
     def frame(self) -> Frame:
         """The frame, made now."""
         return Frame(self.picture(False), self.pts, self.time_base, self.duration)
-
-
-@dataclass(frozen=True)
-class Video:
-    """Frames uint8 (F, H, W, 3) RGB, their times in seconds (strictly increasing), frames per second, and the file."""
-
-    frames: np.ndarray
-    times: list[Fraction]
-    fps: Fraction
-    info: VideoInfo

@@ -23,7 +23,8 @@ import vidtwin.video.read.in_order as in_order
 import vidtwin.video.read.random_access as random_access
 import vidtwin.video.read.tables as tables
 from vidtwin.video.read.decode import TableColumn, VideoFile, check_file
-from vidtwin.video.read.info import Frame, PendingFrame, Video, VideoInfo
+from vidtwin.video.read.info import Frame, PendingFrame, VideoInfo
+from vidtwin.video.read.whole import Video
 
 __all__ = ["Frame", "Video", "VideoInfo", "frame_count", "info_of", "iter_frames", "probe", "read_clip", "read_video"]
 

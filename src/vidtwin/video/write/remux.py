@@ -16,7 +16,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 
 import vidtwin.video.pyav as pyav
-from vidtwin.video.read import images
+import vidtwin.video.read.images as images
 from vidtwin.video.read.decode import VideoFile, open_video
 from vidtwin.video.read.tracks import KINDS, QUICKTIME_LANGUAGES, Span, Track, first_packets, holds, name_of
 from vidtwin.video.write.encoding import CONTAINERS
