@@ -4,4 +4,4 @@ EXTRAS=[dev]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 cd "$repository"
 export OMP_NUM_THREADS=1
-exec "$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@"
+exec "$venv/bin/python" -m pytest --numprocesses 2 --dist worksteal "$@"
