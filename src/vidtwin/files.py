@@ -91,6 +91,11 @@ def check_regular(path: str | os.PathLike[str], most: int | None = None) -> None
         raise ValueError(f"{in_line(path)}: has {size:,} bytes, more than {most:,}; split it")
 
 
+def is_same(one: Path, other: Path) -> bool:
+    """Whether both are there, and one file."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def clear_partial(folder: Path) -> None:
     """Remove what processes that were killed left unfinished in a folder, which no other one is writing."""
     for path in folder.glob(".*.partial-*"):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vidtwin.files import is_same
 from vidtwin.inference import decode, encode
 from vidtwin.inference import edit as edits
 from vidtwin.inference import reconstruct as whole
@@ -132,16 +133,12 @@ def edit(
     `motion`: speed within each clip; `slow`: times as long; `motion_from`: take the Dynamics of this video, at speed `motion`, with
     the Structure of the first as it is. Else as `swap`. A slowed video has no sound unless `output` says so.
 
-    Raises as `inference.edit.move` and `slow`, `inference.reconstruct.swap` and `inference.decode.decode_video`.
+    Raises as `inference.edit.edit` and `inference.decode.decode_video`.
     """
     _check_not_input(out, path, motion_from)
     engine, identity = _engine(weights)
-    stream = _stream(engine, identity, path, fit)
-    if motion_from is None:
-        edited = edits.move(stream, motion, part)
-    else:
-        edited = whole.swap(stream, edits.move(_stream(engine, identity, motion_from, fit), motion, "dynamics"))
-    edited = edits.slow(edited, slow, part)
+    other = None if motion_from is None else _stream(engine, identity, motion_from, fit)
+    edited = edits.edit(_stream(engine, identity, path, fit), motion, slow, part, other)
     output = output or (_as_source(path) if slow == 1 else Output())
     return decode.decode_video(engine, edited, out, output=output, weights=identity)
 
@@ -185,7 +182,7 @@ def _stream(engine: Engine, identity: Identity, path: FilePath, fit: dict[str, A
 def _check_not_input(out: FilePath, *inputs: FilePath | None) -> None:
     """Refuse, before any work, to write over a file that is read."""
     for path in inputs:
-        if path is not None and Path(path).exists() and Path(out).exists() and Path(out).samefile(path):
+        if path is not None and is_same(Path(out), Path(path)):
             raise ValueError(f"{out}: is an input; choose another output")
 
 

@@ -20,9 +20,7 @@ from vidtwin.cli.options import (
 )
 from vidtwin.cli.videos import latents_of, video_output
 from vidtwin.inference.decode import decode_video
-from vidtwin.inference.edit import move
-from vidtwin.inference.edit import slow as slowed
-from vidtwin.inference.reconstruct import swap
+from vidtwin.inference.edit import edit
 from vidtwin.latents.file import is_latent_file
 from vidtwin.video.read.reader import probe
 
@@ -59,11 +57,8 @@ def edit_command(
         engine, identity = model.load()
         source = None if is_latent_file(input) else probe(input)
         stream = latents_of(engine, source or input, fit, identity)
-        if motion_from is None:
-            edited = move(stream, speed, part)
-        else:
-            edited = swap(stream, move(latents_of(engine, motion_from, fit, identity), speed, "dynamics"))
-        edited = slowed(edited, slow, part)
+        other = None if motion_from is None else latents_of(engine, motion_from, fit, identity)
+        edited = edit(stream, speed, slow, part, other)
         with bar(edited.frames) as progress:
             output = video.output(source if slow == 1 else None)
             notes = decode_video(engine, edited, target, output=output, weights=identity, progress=progress)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tyro.conf import UseAppendAction, arg
 
 from vidtwin.data.folders import SUFFIXES
-from vidtwin.files import check_writable, clear_killed, locked, printable
+from vidtwin.files import check_writable, clear_killed, is_same, locked, printable
 from vidtwin.inference import decode as writing
 from vidtwin.inference.engine import CHECK_DB, DECODER, ENCODER, Engine, only
 from vidtwin.latents.stream import Identity
@@ -176,7 +176,7 @@ def check_output(out: Path, *inputs: Path) -> None:
     check_writable(out)
     clear_killed(out)
     for path in inputs:
-        if path.exists() and out.exists() and out.samefile(path):
+        if is_same(out, path):
             raise UsageError(f"{out}: is the input; choose another output")
 
 

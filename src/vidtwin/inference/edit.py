@@ -20,6 +20,7 @@ from itertools import chain, pairwise
 import torch
 from torch import Tensor
 
+from vidtwin.inference.reconstruct import swap
 from vidtwin.latents.stream import LatentStream, Window
 from vidtwin.model.latents import Latents
 
@@ -48,6 +49,17 @@ def time_matrix(times: Tensor, frames: int) -> Tensor:
         )
         matrix += (at_times - at_ends) @ torch.linalg.pinv(at_frames) / 2  # frames -> coefficients -> how far beyond the end
     return matrix.float()
+
+
+def edit(
+    stream: LatentStream, motion: float = 1.0, slowed: int = 1, part: str = "both", dynamics: LatentStream | None = None
+) -> LatentStream:
+    """All that `vidtwin edit` does: `move`, then `slow`. With `dynamics` it is the Dynamics of that video that moves.
+
+    Raises ValueError as `move`, `slow` and, with `dynamics`, `inference.reconstruct.swap`.
+    """
+    moved = move(stream, motion, part) if dynamics is None else swap(stream, move(dynamics, motion, "dynamics"))
+    return slow(moved, slowed, part)
 
 
 def move(stream: LatentStream, motion: float, part: str = "both") -> LatentStream:

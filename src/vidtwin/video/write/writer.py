@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from vidtwin.files import check_writable, make_readable
+from vidtwin.files import check_writable, is_same, make_readable
 from vidtwin.frames.orientation import Orientation
 from vidtwin.video.pyav import TURNS
 from vidtwin.video.read.decode import VideoFile, file_holding
@@ -115,7 +115,7 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         source = None if self._source is None else file_holding(self._source)
-        if source is not None and self._target.exists() and source.exists() and self._target.samefile(source):
+        if source is not None and is_same(self._target, source):
             raise ValueError(f"{self._path}: is the source; choose another output")
         if self._is_png and not is_pattern(self._path):
             check_target(self._target)
