@@ -17,12 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidtwin.frames.clips import Geometry, pad_tail, to_clip
+from vidtwin.inference.encode import encode_stream, plan_header
 from vidtwin.inference.engine import Engine, precisions
 from vidtwin.inference.stages import Split as Split
 from vidtwin.inference.stages import split as split
@@ -31,7 +30,7 @@ from vidtwin.model.checkpoint import Uninitialized
 from vidtwin.model.config import VidTwinConfig
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import VidTwin
-from vidtwin.video import iter_frames
+from vidtwin.video import probe
 
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the machine's limit
 PRODUCT_SECONDS = 0.2  # that one of them may take: bfloat16 is emulated on some CPUs
@@ -179,11 +178,10 @@ def measure(
 @torch.inference_mode()
 def automatic(model: VidTwin, video: str | Path) -> list[str]:
     """What dtype="auto" chooses for a model here: each half's precision, and what the check of the first clip of `video` found."""
-    config, engine = model.config, Engine(model, encode_dtype="auto", dtype="auto")
-    frames = np.stack([frame.image for frame in itertools.islice(iter_frames(video), config.frames)])
-    geometry = Geometry.plan("crop", frames.shape[1:3], (config.height, config.width))
-    clip = to_clip(pad_tail(frames, config.frames), geometry)
-    list(engine.decode(engine.encode(1, lambda number: clip).mean))
+    engine = Engine(model, encode_dtype="auto", dtype="auto")
+    info = probe(video)
+    first = next(iter(encode_stream(engine, info.path, plan_header(engine, info, engine.identity())).windows))
+    list(engine.decode(first.latents))
     return [precisions(engine.plan.encode_dtype, engine.plan.dtype), *engine.notes]
 
 
