@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 import vidtwin
 from vidtwin.files import atomic_output
+from vidtwin.frames.clips import Geometry, levels, to_clip
+from vidtwin.video import Video
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "src" / "vidtwin" / "assets" / "sample.mp4"
@@ -43,27 +45,25 @@ def panels(folder: Path) -> dict[str, Path]:
     }
 
 
-def square(frame: np.ndarray) -> Image.Image:
-    """The centre of a frame, as the models see it."""
-    image = Image.fromarray(frame)
-    scale = SIDE / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
-    return image.crop((left, top, left + SIDE, top + SIDE))
+def as_seen(video: Video) -> np.ndarray:
+    """Frames as the models are given them, (F, SIDE, SIDE, 3)."""
+    geometry = Geometry.plan("crop", video.frames.shape[1:3], (SIDE, SIDE))
+    return levels(to_clip(video.frames, geometry)).permute(1, 2, 3, 0).numpy()
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         videos = {caption: vidtwin.read_video(path) for caption, path in panels(Path(folder)).items()}
+    shown = {caption: as_seen(video) for caption, video in videos.items()}
     rows = -(-len(videos) // COLUMNS)
     font = ImageFont.load_default(14)
     pictures = []
-    for index in range(0, min(len(video.frames) for video in videos.values()), EVERY):
+    for index in range(0, min(map(len, shown.values())), EVERY):
         picture = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + CAPTION)), "white")
-        for place, (caption, video) in enumerate(videos.items()):
+        for place, (caption, frames) in enumerate(shown.items()):
             x, y = place % COLUMNS * SIDE, place // COLUMNS * (SIDE + CAPTION)
             ImageDraw.Draw(picture).text((x + 6, y + 3), caption, "black", font)
-            picture.paste(square(video.frames[index]), (x, y + CAPTION))
+            picture.paste(Image.fromarray(frames[index]), (x, y + CAPTION))
         pictures.append(picture)
     fps = float(next(iter(videos.values())).fps)
     with atomic_output(OUT) as partial:
