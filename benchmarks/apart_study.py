@@ -2,23 +2,26 @@
 
     python -m benchmarks.apart_study TRAIN TEST --minutes 20 --out runs/apart-study
 
-Each variant starts from the recipe's weights and trains in OUT/VARIANT for as many steps as fit the minutes, by the time that a
-trial of a few steps took. Rows: the start; `plain`, without terms; then a term and a weight each. The same command goes on where
-it was stopped: trained variants and measured rows are kept. Every row is measured by the package's own analyses on clips of TEST.
-Writes OUT/NAME/row.json, and benchmarks/results/apart-study.json and .md (`--results` names another folder).
+Each variant starts from the recipe's weights and trains in OUT/VARIANT for as many steps as fit the minutes: of processor time on
+a CPU, which others on the machine do not take, else by the clock. Two trials of a few steps say how long a step takes. Rows: the
+start; `plain`, without terms; a term and a weight each; terms together, and with targets that get gradients (`free`). The same
+command goes on where it was stopped: trained variants and measured rows are kept. Every row is measured by the package's own
+analyses on clips of TEST. Writes OUT/NAME/row.json, and benchmarks/results/apart-study.json and .md (`--results` names another
+folder).
 """
 
 import argparse
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.ablations import minutes
 from benchmarks.edit_motion import measure as motions
 from benchmarks.setting import RESULTS, setting
 from vidtwin import VidTwin
@@ -31,21 +34,32 @@ from vidtwin.data.sources import find_videos
 from vidtwin.evaluation.scoring import first_clips
 from vidtwin.files import atomic_output, write_json
 from vidtwin.losses.apart import TERMS
-from vidtwin.training.log import LOG
 from vidtwin.training.loop import MODEL
 from vidtwin.training.recipe import Recipe, read_recipe
 
-WEIGHTS = {"swap": (0.003, 0.03), "consistency": (0.01, 0.1), "decorrelation": (0.1, 1.0), "frozen": (0.001, 0.01)}
+WEIGHTS = {
+    "swap": (0.003, 0.01, 0.03),
+    "consistency": (0.003, 0.03, 0.3),
+    "decorrelation": (0.1, 1.0, 10.0),
+    "frozen": (0.001, 0.004, 0.016),
+}
+ALL = {"swap": 0.03, "consistency": 0.03, "decorrelation": 0.1, "frozen": 0.004}
+TRIALS = (4, 16)  # steps
 COLUMNS = {
     "psnr": "PSNR (dB)",
     "swap_structure": "R² of S after a swap",
     "swap_dynamics": "R² of D",
+    "ceiling_dynamics": "R² of D without a swap",
     "found_structure": "S found",
     "found_dynamics": "D found",
     "leak_structure": "leak into S",
     "leak_dynamics": "leak into D",
     "r2_dynamics": "D from S",
     "r2_structure": "S from D",
+    "hsic": "HSIC",
+    "cka": "CKA",
+    "moving_structure": "motion in S alone",
+    "moving_dynamics": "motion in D alone",
     "bits_moving": "bits of D, moving",
     "bits_frozen": "bits of D, frozen",
     "still_moves": "speed left, D frozen",
@@ -53,32 +67,45 @@ COLUMNS = {
 }
 
 
-def variants() -> dict[str, dict[str, float]]:
-    """Weights of the terms, by name."""
-    found: dict[str, dict[str, float]] = {"plain": {}}
+def variants() -> dict[str, dict[str, Any]]:
+    """Fields of `loss`, by name."""
+    found: dict[str, dict[str, Any]] = {"plain": {}, "all": ALL}
     for term, weights in WEIGHTS.items():
         found |= {f"{term}-{weight:g}": {term: weight} for weight in weights}
-    return found | {"all": {term: weights[0] for term, weights in WEIGHTS.items()}}
+    found["swap-0.03-free"] = {"swap": 0.03, "swap_targets": "free"}
+    found["swap-0.03-frozen-0.004"] = {"swap": 0.03, "frozen": 0.004}
+    return found
 
 
 def trained(recipe: Recipe, out: Path, options: argparse.Namespace) -> tuple[VidTwin, int]:
     """The model of a variant, and its steps: as many as fit the minutes, decided once and kept in OUT/plan.json."""
     plan = out / "plan.json"
     if not plan.is_file():
-        run(dataclasses.replace(recipe, steps=options.trial, log_every=options.trial, validation_clips=1), out / "trial", options)
-        steps = int(options.trial * options.minutes / minutes(out / "trial" / LOG, recipe.batch_size))
-        write_json(plan, {"steps": max(2, steps)})
+        trial = dataclasses.replace(recipe, validation_clips=1)
+        few, more = (run(dataclasses.replace(trial, steps=steps), out / f"trial-{steps}", options) for steps in TRIALS)
+        write_json(plan, {"steps": max(2, int(60 * options.minutes * (TRIALS[1] - TRIALS[0]) / (more - few)))})
     steps = json.loads(plan.read_text())["steps"]
     run(dataclasses.replace(recipe, steps=steps), out / "run", options)
     return VidTwin.from_pretrained(out / "run" / MODEL), steps
 
 
-def run(recipe: Recipe, out: Path, options: argparse.Namespace) -> None:
-    """Train in a process of its own: one that has measured is not safe to fork readers from. Goes on where it was stopped."""
+def run(recipe: Recipe, out: Path, options: argparse.Namespace) -> float:
+    """Seconds that a training took, in a process of its own: one that has measured is not safe to fork readers from.
+
+    It goes on where it was stopped.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(recipe.to_dict()))
+    begun = seconds(options.device)
     subprocess.run([sys.executable, "-m", "vidtwin", "train", str(path), "--out", str(out), "--device", options.device], check=True)
+    return seconds(options.device) - begun
+
+
+def seconds(device: str) -> float:
+    """Of processor time of the child processes so far; by the clock on a GPU."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime if device == "cpu" else time.perf_counter()
 
 
 def measured(model: VidTwin, options: argparse.Namespace) -> dict[str, float | None]:
@@ -91,12 +118,17 @@ def measured(model: VidTwin, options: argparse.Namespace) -> dict[str, float | N
         "psnr": spectra.psnr["both"],
         "swap_structure": swaps.structure.own,
         "swap_dynamics": swaps.dynamics.own,
+        "ceiling_dynamics": swaps.dynamics.ceiling,
         "found_structure": swaps.structure.retrieved,
         "found_dynamics": swaps.dynamics.retrieved,
         "leak_structure": swaps.structure.leak,
         "leak_dynamics": swaps.dynamics.leak,
         "r2_dynamics": depends.r2_dynamics,
         "r2_structure": depends.r2_structure,
+        "hsic": depends.hsic,
+        "cka": depends.cka,
+        "moving_structure": spectra.moving["structure"],
+        "moving_dynamics": spectra.moving["dynamics"],
         "bits_moving": bits.dynamics,
         "bits_frozen": bits.dynamics_frozen,
         "still_moves": motions(model, options.sprites)["speeds"]["dynamics"]["0"]["mean"],
@@ -107,7 +139,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """As Markdown."""
 
     def shown(value: float | None) -> str:
-        return "-" if value is None else f"{value:.0f}" if abs(value) >= 100 or isinstance(value, int) else f"{value:.2f}"
+        return (
+            "-"
+            if value is None
+            else f"{value:.0f}"
+            if abs(value) >= 100 or isinstance(value, int)
+            else f"{value:.{2 if abs(value) > 0.1 else 3}f}"
+        )
 
     lines = [f"| variant | {' | '.join(COLUMNS.values())} |", "|---" * (1 + len(COLUMNS)) + "|"]
     lines += [f"| {name} | {' | '.join(shown(row[key]) for key in COLUMNS)} |" for name, row in rows.items()]
@@ -123,9 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", choices=tuple(variants()), default=list(variants()))
     parser.add_argument("--recipe", default="apart", help="its loss terms are replaced by those of the variant")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further keys of the recipe")
-    parser.add_argument("--trial", type=int, default=4, help="steps that are timed")
     parser.add_argument("--videos", type=int, default=24, help="of the test videos, at most")
-    parser.add_argument("--clips", type=int, default=1, help="of each test video")
+    parser.add_argument("--clips", type=int, default=4, help="of each test video")
     parser.add_argument("--pairs", type=int, default=300, help="swaps, at most")
     parser.add_argument("--sprites", type=int, default=8)
     parser.add_argument("--results", type=Path, default=RESULTS)
