@@ -90,7 +90,7 @@ def test_lists_are_bounded(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"l.txt: path 1 is a+ \.\.\. a+, which is not a path; correct the list"):
         recordings(tmp_path / "l.txt")
     (tmp_path / "l.txt").write_text("a\0b.mp4\n")
-    with pytest.raises(ValueError, match="path 1 is a.x00b.mp4, which is none"):
+    with pytest.raises(ValueError, match="path 1 is a.x00b.mp4, which is not a path"):
         recordings(tmp_path / "l.txt")
     monkeypatch.setattr("vidtwin.data.sources.MOST_LIST", 3)
     with pytest.raises(ValueError, match="l.txt: has 8 bytes, more than 3"):
