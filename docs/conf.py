@@ -29,7 +29,8 @@ linkcheck_ignore = [r"http://127\.0\.0\.1.*"]
 
 def commands_page() -> str:
     """Every command's options, from its help."""
-    lines = ["# Commands", "", "Made from each command's `--help`. Options of several commands mean the same in all of them.", ""]
+    about = "This page lists every command with its `--help`. Options such as `--weights` mean the same wherever they occur."
+    lines = ["# Commands", "", about, ""]
     environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "98", "TERM": "dumb"}
     for name in COMMANDS:
         command = [sys.executable, "-m", "vidtwin", name, "--help"]
