@@ -20,6 +20,7 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = False
 html_theme = "furo"
 html_title = f"vidtwin {release}"
+html_theme_options = {"light_css_variables": {"code-font-size": "0.75rem"}}  # 98 characters at 1200 pixels
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 exclude_patterns = ["_build"]
@@ -28,8 +29,9 @@ linkcheck_ignore = [r"http://127\.0\.0\.1.*"]
 
 def commands_page() -> str:
     """Every command's options, from its help."""
-    lines = ["# Commands", "", "Made from each command's `--help`. Options of several commands mean the same in all of them.", ""]
-    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "110", "TERM": "dumb"}
+    about = "This page lists every command with its `--help`. Options such as `--weights` mean the same wherever they occur."
+    lines = ["# Commands", "", about, ""]
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "98", "TERM": "dumb"}
     for name in COMMANDS:
         command = [sys.executable, "-m", "vidtwin", name, "--help"]
         shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout

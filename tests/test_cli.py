@@ -287,8 +287,8 @@ def test_odd_and_tiny_pictures_work(run, weights, height, width, policy):
         (["convert", "tiny", "-o", "out.pt"], 1, ".ckpt or .safetensors"),
         (["convert", "tiny", "-o", "out.ckpt", "--dtype", "float16"], 2, "hold float32"),
         (["reconstruct", "CLIP", "-o", "CLIP"], 2, "is the input"),
-        (["evaluate", "FOLDER", "-o", "CLIP"], 2, "is called as a file that results are made of"),
-        (["check-data", "FOLDER", "--json-out", "CLIP"], 2, "is called as a file that results are made of"),
+        (["evaluate", "FOLDER", "-o", "CLIP"], 2, "has the name of a video, weights or data"),
+        (["check-data", "FOLDER", "--json-out", "CLIP"], 2, "has the name of a video, weights or data"),
         (["swap", "--structure", "none.mp4", "--dynamics", "CLIP", "-o", "CLIP"], 2, "is the input"),
         (["interpolate", "CLIP", "CLIP", "-o", "out.mp4", "--steps", "1"], 1, "--steps 1"),
         (["train", "none.yaml"], 1, "none.yaml: no such recipe; give a YAML file, or the name of a shipped one"),
@@ -472,7 +472,7 @@ def test_evaluate_and_compare(run, clip, weights, tmp_path):
     video, name = clip, str(weights)
     code, out, err = run("evaluate", video, "--weights", name, "-o", "a.json", "--protocol", "vidtwin-paper", "--controls", "dct")
     assert (code, err) == (0, "")
-    assert "psnr_dct" in out and "lpips                   not measured: the network is not there; give a folder with" in out
+    assert "psnr_dct" in out and "lpips                   not measured: the network was not given; give a folder with" in out
     record = json.loads(Path("a.json").read_text())
     assert record["protocol"]["sample_fps"] == 25 and record["protocol"]["weights"] == name
     code, out, err = run("evaluate", video, "--weights", name, "-o", "b.json", "--sample-fps", 25, "--latents", "sample")

@@ -72,7 +72,7 @@ def test_the_python_of_the_pages_runs(tmp_path, monkeypatch, capsys):
 
 def commands(name: str) -> list[list[str]]:
     """The words after `vidtwin` of each command of a page's blocks."""
-    lines = [line.partition(" #")[0] for block in blocks(name, "bash") for line in block.splitlines()]
+    lines = [line.partition(" #")[0] for block in blocks(name, "bash") for line in block.replace("\\\n", " ").splitlines()]
     found = [re.search(r"(?:^|-m )vidtwin (.*)", line) for line in lines]
     return [shlex.split(match[1]) for match in found if match and match[1] != "--version"]
 

@@ -47,7 +47,7 @@ def test_the_library_names_no_flags(path):
         ("below check_db=79; use encode_dtype=torch.float32", "below --check 79; use --encode-dtype float32"),
         ("check_db=-1: give a PSNR", "--check -1: give a PSNR"),
         ('config="it\'s mine": no such preset', "--config it's mine: no such preset"),
-        ("free some space and go on with resume=True", "free some space and go on with --resume"),
+        ("free some space and continue with resume=True", "free some space and continue with --resume"),
         ("begin anew (resume=False)", "begin anew (--no-resume)"),
         ("give a list with such a column, or label=True", "give a list with such a column, or label=True"),
         ("runs/batch=2/a.mp4: no such file", "runs/batch=2/a.mp4: no such file"),

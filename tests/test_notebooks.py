@@ -39,6 +39,14 @@ def test_notebooks_hold_no_outputs_and_their_cells_compile(path):
             compile("".join(cell["source"]), path.name, "exec")
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_and_pages_of_the_manual_lead_to_each_other(path):
+    text = "".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
+    links = re.findall(r"\]\((\.\./docs/[\w-]+\.md)\)", text)
+    assert len(links) >= 3 and all((path.parent / link).is_file() for link in links)
+    assert f"(../examples/{path.name})" in (ROOT / "docs" / "index.md").read_text()
+
+
 def test_every_video_of_the_examples_is_attributed():
     assets = ROOT / "examples" / "assets"
     named = re.findall(r"^\| (\S+\.mp4) \|", (assets / "ATTRIBUTION.md").read_text(), flags=re.MULTILINE)

@@ -41,6 +41,17 @@ def test_every_path_that_is_named_exists(name):
     assert sorted(set(missing)) == []
 
 
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "commands.md"] + ["../README.md"])
+def test_a_page_has_one_title_then_a_sentence_and_code_that_needs_no_scrolling(name):
+    text = page(name)
+    code = [block for language, block in re.findall(r"^```(.*)\n([^`]*)^```$", text, flags=re.MULTILINE) if "{" not in language]
+    assert [line for block in code for line in block.splitlines() if len(line) > 98] == []
+    title, first, *_ = re.sub(r"^```.*?^```", "```", text, flags=re.MULTILINE | re.DOTALL).split("\n\n")
+    assert title.startswith("# ") and text.startswith(title)
+    assert re.match(r"[A-Z`][\w ]+", first) and "." in first, "the first paragraph says what the page is for"
+    assert len(re.findall(r"^# ", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)) == 1
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if TEST.search(page(name))])
 def test_every_test_that_is_named_exists(name):
     for path, function in TEST.findall(page(name)):

@@ -44,11 +44,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Pairs as a mapping. Raises ValueError for a key that is there twice."""
+    """Pairs as a mapping. Raises ValueError for a key that appears twice."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {in_line(repr(next(key for key in keys if keys.count(key) > 1)), 60)} is there twice")
+        raise ValueError(f"key {in_line(repr(next(key for key in keys if keys.count(key) > 1)), 60)} appears twice")
     return mapping
 
 

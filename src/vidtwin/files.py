@@ -86,7 +86,7 @@ def check_regular(path: str | os.PathLike[str], most: int | None = None) -> None
     if not file.exists():
         raise FileNotFoundError(f"{in_line(path)}: no such file; check the name")
     if not file.is_file():
-        raise OSError(f"{in_line(path)}: is a pipe, a socket or a device, not a file; copy what comes of it to a file first")
+        raise OSError(f"{in_line(path)}: is a pipe, a socket or a device, not a file; copy its contents to a file first")
     if most is not None and (size := file.stat().st_size) > most:
         raise ValueError(f"{in_line(path)}: has {size:,} bytes, more than {most:,}; split it")
 

@@ -26,7 +26,7 @@ EVALUATION = {
     },
     "intervals": {"psnr": {"mean": 20.0, "low": 19.0, "high": 21.0}},
     "distances": {},
-    "missing": {"fvd": "the network is not there"},
+    "missing": {"fvd": "the network was not given"},
     "videos": {"<u>a</u>.mp4": {"clips": 3, "psnr": 20.0, "ssim": 0.5}},
     "overall": {"psnr": 20.0, "psnr_dct": 21.0, "psnr_resize": 19.0},
     "rate_distortion": {
@@ -64,7 +64,7 @@ def test_everything_is_inside(page):
         "The latents have 19.8 dB at 10.0 kbit a clip; with as many bits x264 22.7 dB, x265 25.0 dB at its fewest, 20.0 kbit."
         in page
     )
-    assert "fvd: not measured, the network is not there" in page
+    assert "fvd: not measured, the network was not given" in page
 
 
 def test_names_are_text(page):

@@ -16,7 +16,7 @@ def test_each_recording_is_listed_and_said_once(tmp_path, capsys):
     records = [json.loads(line) for line in failures.path.read_text().splitlines()]
     assert [record["recording"] for record in records] == ["a.mp4", "b\n.mp4"]
     assert len(failures) == 2
-    assert capsys.readouterr().out.count("passed over: a.mp4") == 1
+    assert capsys.readouterr().out.count("skipped: a.mp4") == 1
 
 
 @pytest.mark.parametrize("cut", ["", '{"recording": "c.mp4", "rea', '{"recording": "c.mp4", "reason": "x"}'])

@@ -87,10 +87,10 @@ def test_a_pipe_or_socket_is_not_waited_for(tmp_path, name):
 
 def test_lists_are_bounded(tmp_path, monkeypatch):
     (tmp_path / "l.txt").write_text("a" * 100_000 + ".mp4\n")
-    with pytest.raises(ValueError, match=r"l.txt: path 1 is a+ \.\.\. a+, which is none; mend the list"):
+    with pytest.raises(ValueError, match=r"l.txt: path 1 is a+ \.\.\. a+, which is not a path; correct the list"):
         recordings(tmp_path / "l.txt")
     (tmp_path / "l.txt").write_text("a\0b.mp4\n")
-    with pytest.raises(ValueError, match="path 1 is a.x00b.mp4, which is none"):
+    with pytest.raises(ValueError, match="path 1 is a.x00b.mp4, which is not a path"):
         recordings(tmp_path / "l.txt")
     monkeypatch.setattr("vidtwin.data.sources.MOST_LIST", 3)
     with pytest.raises(ValueError, match="l.txt: has 8 bytes, more than 3"):

@@ -32,7 +32,7 @@ def test_lists_name_files_beside_them_or_anywhere(tmp_path, clip):
         ("a.csv", b"", "no column 'videos', only none"),
         ("a.csv", b"id,videos\n1,x.mp4\n2\n", "line 3 has no path"),
         ("a.csv", b"videos,label\na, b.mp4,1\n", "line 2 has more fields than the header"),
-        ("a.csv", b"videos,label,label\nx.mp4,1,2\n", "column 'label' is there twice"),
+        ("a.csv", b"videos,label,label\nx.mp4,1,2\n", "column 'label' appears twice"),
         ("a.txt", b"# nothing\n", "a.txt: no videos in it"),
         ("a.txt", b"\xff\xfe\n", "a.txt: not a list of paths in UTF-8"),
         ("a.tar", b"x" * 2000, "a.tar: not a whole, uncompressed tar"),
@@ -115,7 +115,7 @@ def test_lerobot_episodes_hold_their_own_frames(tmp_path, version):
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 @pytest.mark.parametrize("template", ["../{video_key}.mp4", "/etc/{video_key}.mp4", "videos/../../{video_key}.mp4"])
 def test_lerobot_videos_outside_the_data_set_are_refused(tmp_path, version, template):
-    with pytest.raises(ValueError, match="leads out of the data set"):
+    with pytest.raises(ValueError, match="points outside the data set"):
         recordings(lerobot(tmp_path / "set", version, template))
 
 
@@ -130,7 +130,7 @@ def test_lerobot_cameras_and_templates_are_not_trusted(tmp_path):
             recordings(folder)
         assert "\n" not in str(caught.value)
 
-    refused("leads out", features={"../../../x": {"dtype": "video"}})
+    refused("points outside", features={"../../../x": {"dtype": "video"}})
     refused("asks for {user}", video_path="{user}.mp4")
     refused("no videos", features={"action": {"dtype": "float32"}})
     refused("v1.6 is not read", codebase_version="v1.6")

@@ -94,5 +94,5 @@ def test_a_tar_that_is_cut_off_costs_itself_only(tmp_path, clip):
 def test_patterns_are_bounded(pattern):
     with pytest.raises(ValueError, match="names more than 100,000 tars; give a smaller range"):
         expand_braces(pattern)
-    with pytest.raises(ValueError, match="a range that falls"):
+    with pytest.raises(ValueError, match="a descending range"):
         expand_braces("s-{2..1}.tar")

@@ -79,7 +79,7 @@ def test_names_in_files_are_shown_in_one_line(write):
     a = write("a.json", record({"x": [20.0]}, "\x1b]0;a\x07\nb", tail="\x1b[31m"))
     table = compare(a, write("b.json", record({"x": [21.0]}, "c"))).table()
     assert "\x1b" not in table and len(table.splitlines()) == 5
-    with pytest.raises(ValueError, match="a clip is there twice"):
+    with pytest.raises(ValueError, match="a clip appears twice"):
         twice = record({"x": [20.0]})
         compare(a, write("b.json", twice | {"clips": twice["clips"] * 2}))
 

@@ -46,7 +46,7 @@ def test_a_window_before_that_is_not_there_is_not_seen():
     for a, b, c in zip(mixed, given, alone, strict=True):
         torch.testing.assert_close(a[0], b[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(a[1], c[1], atol=1e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="was not trained to go on from a window"):
+    with pytest.raises(ValueError, match="was not trained to continue from a window"):
         with_()(noisy, LEVELS, LABELS, before)
 
 

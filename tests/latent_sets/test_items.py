@@ -36,7 +36,7 @@ def test_columns_of_a_list(clip, tmp_path):
         {"score": "", "none": ""},
     ]
     (tmp_path / "twice.txt").write_text("a.mp4\na.mp4\n")
-    with pytest.raises(ValueError, match=r"twice.txt: a.mp4 is there twice; keep one of them"):
+    with pytest.raises(ValueError, match=r"twice.txt: a.mp4 appears twice; keep one of them"):
         list_items(str(tmp_path / "twice.txt"))
 
 

@@ -132,7 +132,7 @@ def test_the_writer_ends_in_the_compressed_form_and_goes_on(tmp_path):
         with LatentWriter(path, head, job={"step": 0.5}, step=0.5) as writer:
             writer.write(next(windows(head, 50)))
             raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="was begun with another step"):
+    with pytest.raises(ValueError, match="was started with another step"):
         LatentWriter(path, head, resume=True, job={"step": 2.0}, step=2.0)
     with LatentWriter(path, head, resume=True, job={"step": 0.5}, step=0.5) as writer:
         for window in windows(head, 50, first=writer.count):
@@ -324,7 +324,7 @@ def test_headers_that_lie_are_refused(tmp_path, change):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (0, 2, "in place of window 1 stands the record of window 2"),
+        (0, 2, "has the record of window 2 in place of window 1"),
         (1, 0, "the record of window 1 is damaged"),
         (1, 17, "the record of window 1 is damaged"),
         (1, 15, "the record of window 1 is damaged"),

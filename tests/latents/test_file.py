@@ -154,7 +154,7 @@ def test_going_on_with_other_options_is_refused(tmp_path):
         with LatentWriter(path, header()) as writer:
             writer.write(next(windows(header(), 50)))
             raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="x.partial.vidtwin: was begun with another geometry, overlap; repeat what"):
+    with pytest.raises(ValueError, match="x.partial.vidtwin: was started with another geometry, overlap; use the same"):
         LatentWriter(path, header("tile", overlap=2), resume=True)
     assert LatentVideo.load(partial_path(path)).frames == 16
     with LatentWriter(path, header("tile")) as writer:  # without resume: anew

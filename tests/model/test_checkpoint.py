@@ -66,7 +66,7 @@ def test_a_folder_around_weights_is_answered_with_the_weights(weights, tmp_path)
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="the hub did not give it") as caught:
+    with pytest.raises(FileNotFoundError, match="the hub did not provide it") as caught:
         VidTwin.from_pretrained("nobody/nothing", local_files_only=True)
     assert "\n" not in str(caught.value)
 

@@ -104,7 +104,7 @@ def test_a_file_in_microsofts_layout_is_found_alone_and_chosen_among_several(hub
 def test_a_broken_download_leaves_nothing_behind(hub, published, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)  # between its attempts
     hub.cut = 1000
-    with pytest.raises(FileNotFoundError, match="the hub did not give it") as caught:
+    with pytest.raises(FileNotFoundError, match="the hub did not provide it") as caught:
         VidTwin.from_pretrained("released", config=TINY)
     assert "\n" not in str(caught.value)
     hub.cut = None

@@ -187,7 +187,7 @@ def test_options_that_do_not_do_are_refused(model):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA")
 def test_a_device_that_is_not_here_is_refused(model):
-    with refused("device='cuda': there is none here; use device='cpu'"):
+    with refused("device='cuda': is not available here; use device='cpu'"):
         MotionExtractor(model, device="cuda")
 
 

@@ -130,7 +130,7 @@ def test_broken_videos_are_passed_over_and_listed(recipe, assets, tmp_path, caps
     folder = tmp_path / "videos"
     (folder / "audio.mp4").write_bytes((assets / "audio_only.mp4").read_bytes())
     train(replace(recipe, steps=3, max_failures=0.5), tmp_path / "run", progress=False)
-    assert "1 of 3 recordings were passed over" in capsys.readouterr().out
+    assert "1 of 3 recordings were skipped" in capsys.readouterr().out
     (record,) = map(json.loads, (tmp_path / "run" / "failures.jsonl").read_text().splitlines())
     assert record["recording"].endswith("audio.mp4")
     with pytest.raises(ValueError, match=r"1 of 3 recordings could not be used, more than max_failures=0.1"):

@@ -114,7 +114,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(recipe, tmp_path, c
         capsys.readouterr()
         assert checkpoints.latest(run, recipe)["step"] == 4, damage
         (said,) = capsys.readouterr().out.splitlines()
-        assert said.startswith("passed over: ")
+        assert said.startswith("skipped: ")
         assert "step-00000006.pt" in said
     shutil.copy(newest, before)
     with pytest.raises(ValueError, match="step-00000006.pt.* choose another folder, or delete .*checkpoints to start over"):
@@ -168,7 +168,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_bits
     shutil.copytree(tmp_path / "never", tmp_path / "damaged")
     flip_a_bit_of_a_weight(checkpoints.saved(tmp_path / "damaged")[0])
     train(everything, tmp_path / "damaged", progress=False)
-    assert "passed over: " in capsys.readouterr().out
+    assert "skipped: " in capsys.readouterr().out
     assert same_checkpoints(tmp_path / "damaged", tmp_path / "never")
 
 

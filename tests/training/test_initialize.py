@@ -136,5 +136,5 @@ def test_weights_to_start_from_that_are_not_there_are_refused(tmp_path):
 
 def test_ablations_start_from_their_own_frames_only():
     config = replace(SMALL, frames=4, dynamics_branch="none")
-    with pytest.raises(ValueError, match="only the model's own branches allow; use the same frames"):
+    with pytest.raises(ValueError, match="which an ablation cannot take; use the same number"):
         inflated(seeded_model(config), replace(config, frames=16))

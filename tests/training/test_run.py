@@ -124,7 +124,7 @@ def test_stopping_finishes_the_step_saves_it_and_goes_on_to_the_same_bits(everyt
         assert "Traceback" not in errors
         before, done = done, read_pickle(checkpoints.saved(tmp_path / "run")[0])["step"]
         assert done >= before + 2
-        assert f"stopped after step {done}; the same command goes on from the last checkpoint" in output
+        assert f"stopped after step {done}; the same command continues from the last checkpoint" in output
     ended = replace(recipe, steps=done + 2, log_every=10**6, validate_every=10**6, checkpoint_every=10**6)
     train(ended, tmp_path / "run", progress=False)
     train(ended, tmp_path / "never", progress=False)

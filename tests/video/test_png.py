@@ -69,7 +69,7 @@ def test_files_of_a_pattern_are_not_replaced(tmp_path, blobs):
     for name, refused in [("f1.png", False), ("f007.png", False), ("g07.png", False), ("f07.png", True), ("f123.png", True)]:
         (tmp_path / name).write_text("mine")
         if refused:
-            with pytest.raises(FileExistsError, match=f"{name} is there already; choose another output, or move it away"):
+            with pytest.raises(FileExistsError, match=f"{name} already exists; choose another output, or move it away"):
                 write(pattern, blobs(2))
             with pytest.raises(FileExistsError):
                 check_output(pattern)

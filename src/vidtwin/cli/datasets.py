@@ -25,10 +25,10 @@ def check_data_command(
     Args:
         source: a folder of videos, a .csv with a column "videos", a .txt list, WebDataset tars (shards-{000..010}.tar), or a
             LeRobot data set.
-        frames: length of the clips that it is to be trained on.
+        frames: length of the training clips.
         sample_fps: frame rate of the clips; default every frame.
-        workers: processes that decode; 0 decodes in this one.
-        camera: cameras of a LeRobot data set, by name or by what follows its last dot; default all but depth maps.
+        workers: processes that decode; 0 decodes in the main process.
+        camera: cameras of a LeRobot data set, by name or by the part after its last dot; default all except depth maps.
         json_out: also write the report to this file.
     """
     from vidtwin.data.check import check_data
@@ -70,7 +70,7 @@ def encode_dataset_command(
 ) -> None:
     """Encode all videos of a source to a data set of latents (Parquet), which `vidtwin.LatentDataset` and others read.
 
-    The same command goes on where a stopped run was, and brings a data set up to date: only what is missing or has changed is
+    The same command continues a stopped run, and brings a data set up to date: only what is missing or has changed is
     encoded. Exit code 1 if recordings failed; all others are in the data set then.
 
     Args:
@@ -80,24 +80,25 @@ def encode_dataset_command(
         out: the folder to write.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout, or
             released: Microsoft's checkpoint, from the hub.
-        config: of a file in Microsoft's layout: a preset, or a config.json.
+        config: for a file in Microsoft's layout: a preset, or a config.json.
         policy: how frames are fitted to the model's size.
         sample_fps: frames per second inside a window; default every frame.
-        every: frames from a window's first to that of the next; default one after another. 1 gives a row for each frame.
-        anchor: whether the frame that a row is named after is the first of its window, or the last (what led there).
+        every: frames between the first frames of consecutive windows; default one window after another. 1 gives a row for each
+            frame.
+        anchor: whether the frame of a row is the first of its window (the future), or the last (the past).
         store: how values are stored.
         logvar: store the posterior's log-variances beside its means.
         label: carry over the first folder of each video's path, as column "label".
         root: the folder that paths of a list are relative to; default the list's own.
-        camera: cameras of a LeRobot data set, by name or by what follows its last dot; default all but depth maps.
-        damaged: encode damaged videos as far as they can be read, rather than count them as failures.
-        retry_failures: try again what failed before and has not changed.
+        camera: cameras of a LeRobot data set, by name or by the part after its last dot; default all except depth maps.
+        damaged: encode damaged videos as far as they can be read, instead of counting them as failures.
+        retry_failures: try recordings again that failed before and have not changed.
         device: auto is cuda if there is one, else cpu.
-        dtype: that the encoder works in.
-        processes: on this machine, or in the cluster; default one for each core, or each GPU.
+        dtype: dtype of the encoder.
+        processes: number of processes, on this machine or in the cluster; default one for each core, or each GPU.
         batch: clips of one video that go through the model together; default 1 on a CPU, 8 on a GPU.
         threads: of each process.
-        scratch: folder for copies of remote files for the time they are needed; default inside `out`.
+        scratch: folder for temporary copies of remote files; default inside `out`.
         ray: encode on a Ray cluster: its address, or "local". `out` must be seen by all its machines.
         gpus: of each process in the cluster, also a part of one; default 1 with --device cuda, else 0.
         verify: instead of encoding, check a finished data set: files, keys, and so many recordings encoded again, bit for bit.

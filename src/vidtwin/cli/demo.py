@@ -29,16 +29,16 @@ def demo_command(
     """Open a web page on this machine: drop a video, and see what each latent holds; swap and mix two videos; generate.
 
     Args:
-        generator: a shipped name (sprites), a hub id, or the folder `model` of a run of `vidtwin train-generator`, to generate
-            with on the page.
-        host: address to serve on. Any but 127.0.0.1 lets others in, and needs --auth.
+        generator: a shipped name (sprites), a hub id, or the folder `model` of a run of `vidtwin train-generator`, to generate with
+            on the page.
+        host: address to serve on. Any address except 127.0.0.1 gives others access, and needs --auth.
         port: to serve on.
-        auth: USER:PASSWORD that visitors must give; or in the environment, as VIDTWIN_DEMO_AUTH, where others cannot see it.
-        max_mb: size of a file that a visitor may give, in 10^6 bytes; all visitors' files together may have 20 times as much.
-        max_seconds: length of a visitor's video, whose frames may be 60 for each of these seconds.
-        max_side: pixels of the longer side of a visitor's video.
-        public_name: host by which visitors know the page, where another server stands before it (demo.example.org).
-        keep_minutes: time that a visitor's files stay after their last use.
+        auth: USER:PASSWORD of visitors; better set as VIDTWIN_DEMO_AUTH in the environment, where other users cannot see it.
+        max_mb: largest size of a visitor's file, in 10^6 bytes; all visitors' files together may have 20 times as much.
+        max_seconds: longest duration of a visitor's video, with at most 60 frames for each of these seconds.
+        max_side: most pixels of the longer side of a visitor's video.
+        public_name: host name that visitors use, if the page is behind another server (demo.example.org).
+        keep_minutes: minutes of inactivity after which a visitor's files are deleted.
     """
     numbers = {"max-mb": max_mb, "max-seconds": max_seconds, "max-side": max_side, "keep-minutes": keep_minutes}
     for option, value in numbers.items():
@@ -53,8 +53,8 @@ def demo_command(
         if not password:
             raise UsageError(f"--host {host}: others could use this machine; add --auth USER:PASSWORD, or leave --host out")
         print(
-            f"vidtwin: warning: serving on {host}: whoever reaches it and knows the password can use this machine's processor; "
-            "passwords and videos travel unencrypted, put a server with TLS before it",
+            f"vidtwin: warning: serving on {host}: anyone who reaches it and knows the password can use this machine's processor; "
+            "passwords and videos are sent unencrypted, put a server with TLS before it",
             file=sys.stderr,
         )
     from vidtwin.demo.server import Place, serve

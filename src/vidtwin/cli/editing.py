@@ -42,11 +42,11 @@ def edit_command(
     Args:
         input: video or latent file.
         out: the video to write.
-        motion: speed about the middle of each clip of the model, 0 to 4; the length stays.
+        motion: speed around the middle of each clip, 0 to 4; the length does not change.
         freeze: hold the middle of each clip; --motion 0.
-        slow: make the video so many times as long, a whole number; its sound is not copied.
-        motion_from: a video or latent file whose Dynamics is taken, at speed --motion, in place of the input's.
-        part: dynamics edits this latent alone; both also edits what Structure says of each frame.
+        slow: make the video this many times as long, a whole number; its sound is not copied.
+        motion_from: a video or latent file whose Dynamics replaces the input's, at speed --motion.
+        part: dynamics edits only this latent; both also edits Structure, frame by frame.
     """
     if freeze and motion is not None:
         raise UsageError(f"--freeze and --motion {motion:g}: give one of the two")

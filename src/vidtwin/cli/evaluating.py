@@ -34,7 +34,7 @@ def evaluate_command(
     device: Device = "auto",
     compare: tuple[Path, Path] | None = None,
 ) -> None:
-    """Reconstruct the clips of videos and score them: a table, and a file that another lab can check, clip by clip.
+    """Reconstruct the clips of videos and score them: a table, and a file with the scores of every clip, which others can check.
 
     With --compare A.json B.json: the paired differences of two such files, with bootstrap intervals.
 
@@ -46,22 +46,22 @@ def evaluate_command(
         protocol: that of the paper (25 frames per second, posterior mean, last frame repeated) or of the released script (a sample
             of the posterior instead); in place of the next three.
         sample_fps: frames per second to take; default every frame.
-        tail: last frames that fill no clip: repeat the last one, or drop them.
+        tail: frames at the end that do not fill a clip: pad by repeating the last one, or drop them.
         latents: the posterior's mean, or a sample.
         seed: of samples.
-        clips: of each video, at most; default all.
-        controls: also score what others do with as many values: a 3-D DCT; down- and upsampling; principal components of patches
+        clips: clips of each video, at most; default all.
+        controls: also score simpler coders with as many values: a 3-D DCT; down- and upsampling; principal components of patches
             (with --fit); a model with one ordinary latent (with --grid).
         fit: for pca: a folder of training videos, of which up to 128 are used.
         grid: for grid: a shipped name, a checkpoint folder or a hub id.
-        codecs: also take curves of PSNR over real bits: of the latents, entropy-coded, and of these encoders at their best.
+        codecs: also measure PSNR over real bits: for the entropy-coded latents, and for these encoders at their best.
         plot: for codecs: also draw the curves (.svg).
         lpips: for LPIPS: a folder with vgg16-397923af.pth and vgg.pth, or a released checkpoint with them.
         i3d: for FVD and KVD: i3d_torchscript.pt of StyleGAN-V.
-        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
-        workers: processes; the numbers do not depend on it.
+        config: for a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
+        workers: number of processes; the scores do not depend on it.
         device: auto is cuda if there is one, else cpu.
-        compare: two files that this command wrote.
+        compare: two results of this command.
     """
     if compare is not None:
         from vidtwin.evaluation.compare import compare as compare_files
@@ -135,18 +135,18 @@ def analyze_command(
     """Say what each latent holds: spectra, swaps, dependence, probes on sprites, bits; beside a model that was never trained.
 
     Args:
-        data: a folder of videos, 10 at least.
+        data: a folder of at least 10 videos.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout, or
             released: Microsoft's checkpoint, from the hub.
         out: the file to write (.json).
-        report: also write a page (.html) with everything to see, videos included.
-        evaluation: what `vidtwin evaluate` wrote, for the page.
-        clips: of each video, the first ones that are whole.
-        spread: take them evenly from all of each video instead.
-        sprites: drawn clips with known factors, 40 at least.
-        others: further models to set beside, as NAME=WEIGHTS: one with a single latent, say.
-        seed: of the untrained weights, the sprites, and what is drawn in the tests.
-        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
+        report: also write a report (.html) with all figures, pictures and videos.
+        evaluation: a result of `vidtwin evaluate`, to be included in the report.
+        clips: clips of each video, from its beginning.
+        spread: take clips evenly spread over each video instead.
+        sprites: number of drawn clips with known factors, at least 40.
+        others: further models to compare, as NAME=WEIGHTS: for example one with a single latent.
+        seed: random seed of the untrained weights, the sprites and the tests.
+        config: for a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
         device: auto is cuda if there is one, else cpu.
     """
     if clips < 1:

@@ -49,12 +49,12 @@ def train_generator_command(
     Args:
         recipe: a shipped recipe (generator-tiny; `vidtwin recipes` lists them), or a YAML file.
         out: folder of the run: checkpoints, logs, samples, and the generator.
-        latents: in place of the recipe's: what `vidtwin encode-dataset` wrote.
+        latents: replaces the recipe's: a data set of `vidtwin encode-dataset`.
         validation_latents: the same for validation.
-        autoencoder: in place of the recipe's: the weights that encoded them.
-        steps: in place of the recipe's.
+        autoencoder: replaces the recipe's: the weights that encoded them.
+        steps: replaces the recipe's.
         device: auto is cuda if there is one, else cpu.
-        seed: in place of the recipe's.
+        seed: replaces the recipe's.
         set: another key of the recipe, as in --set method=flow; may be given several times.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
@@ -108,11 +108,11 @@ def generate_command(
         frames: of each; default a window. More need a generator trained with previous: true.
         guidance: weight of the class (classifier-free guidance); 1 is none.
         guidance_interval: noise levels, 0 to 1, at which there is guidance.
-        steps: from noise to latents.
-        seed: of the noise.
-        structure: a video or latent file, whose first window gives Structure; Dynamics is sampled.
-        dynamics: the same the other way round.
-        batch: videos that are made together.
+        steps: number of sampling steps.
+        seed: random seed.
+        structure: a video or latent file whose first window gives Structure; Dynamics is sampled.
+        dynamics: the same for Dynamics; Structure is sampled.
+        batch: videos sampled together.
         device: auto is cuda if there is one, else cpu.
     """
     from vidtwin.generation.diffusion import STEPS

@@ -46,18 +46,16 @@ class ModelOptions:
     Args:
         weights: A shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout
             (.ckpt, .safetensors), or released: Microsoft's checkpoint, from the hub.
-        config: Of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
-        backend: onnx runs a folder that `vidtwin export` wrote, given as --weights, on the CPU in the precision that it was
-            exported in.
+        config: For a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
+        backend: onnx runs an export of `vidtwin export`, given as --weights, on the CPU, in the precision of the export.
         device: auto is cuda if there is one, else cpu.
-        dtype: Of the matrix products of the decoding half; auto is bfloat16 on a GPU or CPU that is fast in it (AMX, AVX512_BF16),
-            unless the first clip falls below --check, else float32.
-        encode_dtype: Of the encoding half; default as --dtype, but float32 where latents are stored and --dtype is auto.
-        batch: Clips at a time; default one on a CPU, on a GPU as many as half of the free memory holds, at most 16.
-        check: Refuse a precision whose first clip is less than this many dB (PSNR) from float32; 0 for no check.
+        dtype: Precision of the matrix products of decoding; auto is bfloat16 on a GPU or CPU with fast bfloat16 (AMX, AVX512_BF16),
+            unless the first clip falls below --check; otherwise float32.
+        encode_dtype: Precision of encoding; default as --dtype, but float32 if latents are stored and --dtype is auto.
+        batch: Clips at a time; default one on a CPU, and on a GPU as many as fit into half of the free memory, at most 16.
+        check: Refuse a precision whose first clip has a PSNR below this many dB against float32; 0 for no check.
         compile: Compile the model's blocks (torch.compile): up to a minute at the start; on a CPU it needs a C++ compiler.
-        low_memory: One clip at a time; and of the weights only what is used, read from their file as it is: float32 unless asked
-            otherwise.
+        low_memory: Use one clip at a time and load only the weights that are used, in float32 unless --dtype says otherwise.
     """
 
     weights: str = "mini"
@@ -127,10 +125,11 @@ class FitOptions:
     """How frames become the model's.
 
     Args:
-        policy: How frames are fitted to the model's size: centre crop, squash, pad with black (cut away again), or overlapping
-            tiles of it, which keep the full resolution.
+        policy: How frames are fitted to the model's size: centre crop, squash, pad with black (cropped again after decoding), or
+            overlapping tiles, which keep the full resolution.
         tile_overlap: Pixels that neighbouring tiles share; default a quarter of the model's size.
-        overlap: Frames that a window of the model shares with the one before; they fade into each other, but not across a shot cut.
+        overlap: Frames that a window of the model shares with the one before; the windows are cross-faded there, but not across a
+            shot cut.
     """
 
     policy: Policy = "crop"
@@ -143,7 +142,8 @@ class VideoOptions:
     """How a video is written.
 
     Args:
-        codec: auto goes by the name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern (%05d.png).
+        codec: auto depends on the name: H.264 for .mp4, .m4v, .mov and .mkv, VP9 for .webm, PNG for a folder or a pattern
+            (%05d.png).
         crf: Quality, 0 (best) to 51 for H.264 and HEVC, to 63 for VP9 and AV1; default 18 for H.264.
         lossless: Keep every decoded pixel.
         sound: Copy sound, subtitles and chapters of the source.
@@ -184,7 +184,7 @@ def check_result(out: Path, *inputs: Path) -> None:
     """`check_output` of a file of results, which is not called as a video or weights are: inputs may well be in the folder."""
     check_output(out, *inputs)
     if out.suffix.lower() in (*SUFFIXES, *PRECIOUS):
-        raise UsageError(f"{out}: is called as a file that results are made of; name it .json, .svg or .html")
+        raise UsageError(f"{out}: has the name of a video, weights or data; name it .json, .svg or .html")
 
 
 def device_of(name: str) -> str:

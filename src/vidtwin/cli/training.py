@@ -20,20 +20,20 @@ def train_command(
     set: Settings = (),
     wandb: str | None = None,
 ) -> None:
-    """Train an autoencoder as a recipe says; the same command goes on where a stopped run was.
+    """Train an autoencoder by a recipe; the same command continues a stopped run.
 
     On several devices: accelerate launch -m vidtwin train RECIPE ..., or torchrun --nproc-per-node N -m vidtwin train RECIPE ...
 
     Args:
         recipe: a shipped recipe (tiny; `vidtwin recipes` lists them), or a YAML file.
         out: folder of the run: checkpoints, logs, and the model.
-        train_videos: in place of the recipe's: a folder, a .csv with a column "videos", a .txt list, WebDataset tars
+        train_videos: replaces the recipe's: a folder, a .csv with a column "videos", a .txt list, WebDataset tars
             (shards-{000..010}.tar), or a LeRobot data set.
         validation_videos: the same for validation.
-        steps: in place of the recipe's.
+        steps: replaces the recipe's.
         device: auto is cuda if there is one, else cpu.
-        seed: in place of the recipe's.
-        init_from: weights to start from, in place of the recipe's.
+        seed: replaces the recipe's.
+        init_from: weights to start from, instead of the recipe's.
         set: another key of the recipe, as in --set loss.kl=0.001; may be given several times.
         wandb: a Weights & Biases project to log to, beside log.jsonl and TensorBoard.
     """
@@ -63,7 +63,7 @@ def recipes_command(name: Positional[str | None] = None) -> None:
     """List the recipes that come with the package: what each trains, on which data, how long that takes, and the score to expect.
 
     Args:
-        name: print this one as YAML instead, to write one of your own from it: vidtwin recipes tiny > mine.yaml
+        name: print this one as YAML instead, to make your own from it: vidtwin recipes tiny > mine.yaml
     """
     from vidtwin.training.shipped import find_recipe, shipped_recipes
 

@@ -57,17 +57,17 @@ def reconstruct_command(
     video: Video = VIDEO,
     model: Model = MINI,
 ) -> None:
-    """Encode a video to Structure and Dynamics, decode it, and say how good it is.
+    """Encode a video to Structure and Dynamics, decode it, and score the result.
 
     Args:
         input: a video, a folder of images, a pattern of image names (%04d.png), or - for standard input; without one, the sample
             clip that comes with the package.
         out: the video to write (.mp4, .mov, .mkv, .webm), a folder for PNG frames, or - for standard output (.mp4).
         side_by_side: write original | reconstruction | structure only | dynamics only.
-        frames: START:STOP, frame numbers from 0, either may be left out; default all.
+        frames: START:STOP, frame numbers from 0; either may be left out; default all.
         score: measure PSNR and SSIM.
-        ssim_every: take SSIM of every so many frames; default all where pictures are below 0.5 megapixel, else every 4th.
-        resume: go on where a run with the same options was stopped.
+        ssim_every: measure SSIM on every N-th frame; default all frames below 0.5 megapixel, else every 4th.
+        resume: continue a stopped run with the same options.
     """
     start, stop = parse_frames(frames)
     check_scores(score, ssim_every)
@@ -110,19 +110,20 @@ def encode_command(
     fit: Fitting = FIT,
     model: Model = MINI,
 ) -> None:
-    """Encode a video to a latent file (.vidtwin), which `decode` needs nothing else to decode.
+    """Encode a video to a latent file (.vidtwin), which can be decoded without the video.
 
-    Until it is finished it grows as NAME.partial.vidtwin, which can be decoded as far as it goes.
+    While it is being written it is NAME.partial.vidtwin, whose finished windows can be decoded.
 
     Args:
         input: a video, a folder of images, a pattern of image names (%04d.png), or - for standard input.
         out: the latent file to write.
-        frames: START:STOP, frame numbers from 0, either may be left out; default all.
+        frames: START:STOP, frame numbers from 0; either may be left out; default all.
         logvar: store the posterior's log-variances beside its means.
-        store: how values are stored: float16 is half as large, and no score shows the difference; float32 keeps every bit.
-        compress: round the means and code them by their entropy: a file of a few bits a value.
-        step: of the rounding with --compress, in units of the posterior's mean standard deviation of a channel; smaller is nearer.
-        resume: go on where a run with the same options was stopped.
+        store: how values are stored: float16 halves the file at almost no loss; float32 keeps every bit.
+        compress: round the means and entropy-code them: a file of a few bits a value.
+        step: step of the rounding with --compress, in units of a channel's mean posterior standard deviation; smaller is more
+            exact.
+        resume: continue a stopped run with the same options.
     """
     if out.suffix != SUFFIX:
         raise UsageError(f"{out}: name the latent file {SUFFIX}, as in {out.with_suffix(SUFFIX)}")
@@ -176,7 +177,7 @@ def decode_command(
         input: a latent file (.vidtwin), finished or still growing.
         out: the video to write (.mp4, .mov, .mkv, .webm), a folder for PNG frames, or - for standard output (.mp4).
         only: decode one of the two latents alone.
-        start: where to begin: a frame number from 0 (48), or seconds from the first frame (2s, 1.5, 1:02).
+        start: where to start: a frame number from 0 (48), or seconds from the first frame (2s, 1.5, 1:02).
         end: where to stop, in the same way; this frame is not decoded.
         sound_from: the video that was encoded, to copy its sound, subtitles and chapters.
     """
@@ -219,8 +220,8 @@ def swap_command(
     Args:
         videos: two videos or latent files: Structure is that of the first, Dynamics that of the second.
         out: the video to write, as long as the shorter of the two.
-        structure: in place of the first: its scene, timing, geometry and sound are kept.
-        dynamics: in place of the second: its colour and fast motion are taken.
+        structure: instead of A: its scene, timing, geometry and sound are kept.
+        dynamics: instead of B: its colour and fast motion are used.
     """
     given = [path for path in (structure, dynamics) if path is not None] or list(videos)
     if len(given) != 2 or (videos and (structure or dynamics)):
@@ -251,11 +252,11 @@ def interpolate_command(
     """Decode steps on the line between the latents of two videos, side by side.
 
     Args:
-        a: video or latent file, at the left; its timing, geometry and sound are kept.
-        b: video or latent file, at the right.
+        a: video or latent file on the left; its timing, geometry and sound are kept.
+        b: video or latent file on the right.
         out: the video to write, as long as the shorter of the two.
         steps: number of videos side by side, a and b included.
-        part: which latent moves; the other stays that of a.
+        part: which latent is interpolated; the other is that of a.
     """
     with video_output(out, video, a, b, Path(model.weights)) as target:
         engine, identity = model.load()

@@ -29,7 +29,7 @@ from vidtwin.model.loading import load_weights
 
 
 def info_command(file: Positional[str]) -> None:
-    """Say what a checkpoint, generator, latent file, data set of latents or video is.
+    """Describe a checkpoint, generator, latent file, data set of latents or video.
 
     Args:
         file: a shipped name, a hub id, a checkpoint folder, an exported model, a file in Microsoft's layout, the folder of a
@@ -48,14 +48,14 @@ def convert_command(
     dtype: Dtype = "float32",
     card_figures: Path | None = None,
 ) -> None:
-    """Convert weights between our folders and Microsoft's layout; the output's name says which way.
+    """Convert weights between our folders and Microsoft's layout; the output's name decides the direction.
 
     Args:
         input: a shipped name, a checkpoint folder, a hub id, or a file in Microsoft's layout.
         out: a .ckpt or .safetensors file (Microsoft's layout), or the name of a folder to make (ours).
-        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
-        dtype: of the tensors in a folder of ours.
-        card_figures: what `vidtwin evaluate` wrote of these weights, for the model card of a folder of ours.
+        config: for a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
+        dtype: dtype of the tensors in our folder.
+        card_figures: a result of `vidtwin evaluate` for these weights, for the model card in our folder.
     """
     if out.suffix in RELEASED_SUFFIXES:
         if dtype != "float32":
@@ -92,8 +92,8 @@ def export_command(
         out: name of the folder; an earlier export in it is replaced.
         weights: a shipped name, a checkpoint folder, a hub id (owner/name or owner/name/x.ckpt), a file in Microsoft's layout, or
             released: Microsoft's checkpoint, from the hub.
-        config: of a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
-        quantize: int8 stores linear layers as whole numbers, and computes with them: smaller, not the same.
+        config: for a file in Microsoft's layout: a preset, or a config.json; auto is the preset that fits.
+        quantize: int8 stores linear layers as integers and computes with them: smaller, with slightly other results.
     """
     from vidtwin.onnx.export import export_onnx
 
@@ -113,7 +113,7 @@ def benchmark_command(
     device: Device = "auto",
     json_out: Path | None = None,
 ) -> None:
-    """Say how fast models run here, and how near that is to the limit: the rate of a large matrix product in the same dtype.
+    """Measure how fast models run here, beside the machine's limit: the rate of a large matrix product in the same dtype.
 
     Also what --dtype auto chooses here, and why.
 
@@ -121,12 +121,12 @@ def benchmark_command(
         models: presets (random weights), shipped names, checkpoint folders or files.
         dtypes: of weights and activations.
         batches: clips at a time.
-        repeats: calls, fewer where they take over half a minute; the median counts.
+        repeats: calls of each step, of which the median is printed; fewer if they take over half a minute.
         train: also training steps, with and without gradient checkpointing.
         compile: compile the models' blocks first.
-        video: also say where the time goes when (500 frames of) this video is reconstructed with the first of the models.
+        video: also measure each stage of reconstructing (500 frames of) this video with the first of the models.
         device: auto is cuda if there is one, else cpu.
-        json_out: also write everything to this file, anew after each row.
+        json_out: also write everything to this file, updated after each row.
     """
     from vidtwin.benchmark import INFERENCE, STEPS, Row, Split, automatic, measure, split, table
     from vidtwin.model.config import PRESETS, preset

@@ -56,7 +56,7 @@ class FailureList:
                 os.fsync(file.fileno())
             self._reasons |= new
             for name, reason in new.items():
-                tqdm.write(f"passed over: {in_line(name)}: {in_line(reason)}")
+                tqdm.write(f"skipped: {in_line(name)}: {in_line(reason)}")
         if len(self) > self.limit * self.total:
             raise ValueError(
                 f"{len(self)} of {self.total} recordings could not be used, more than max_failures={self.limit:g}; the list is in "

@@ -67,7 +67,7 @@ class _Index:
 
         path = PurePosixPath(FIELD.sub(value, template))
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{self.meta}: {kind} {in_line(path)!r} leads out of the data set; do not use this data set")
+            raise ValueError(f"{self.meta}: {kind} {in_line(path)!r} points outside the data set; do not use this data set")
         return self.folder / path
 
 
@@ -144,7 +144,7 @@ def _episodes_v2(index: _Index) -> Iterator[Recording]:
                 row = parse_json(line)
                 number, length = fact(row, "episode_index", int, 0), fact(row, "length", int, 1) if "length" in row else None
                 if number in lengths:
-                    raise ValueError(f"episode {number} is there twice")
+                    raise ValueError(f"episode {number} appears twice")
                 lengths[number] = length
     except ValueError as error:
         raise ValueError(f"{path}: not a list of episodes ({error}); get it again") from error
@@ -210,7 +210,7 @@ def _rows_v3(index: _Index) -> list[dict[str, Any]]:
             known = columns | ({"length": int64()} if "length" in table.column_names else {})
             for row in table.select(list(known)).cast(schema(known)).to_pylist():
                 if row["episode_index"] in rows:
-                    raise ValueError(f"{path}: episode {row['episode_index']} is there twice; get the data set again")
+                    raise ValueError(f"{path}: episode {row['episode_index']} appears twice; get the data set again")
                 if any(isinstance(value, int) and value < 0 for value in row.values()):
                     raise ValueError(f"{path}: episode {row['episode_index']} has a number below 0; get the data set again")
                 rows[row["episode_index"]] = row

@@ -81,7 +81,7 @@ def expand_braces(pattern: str) -> list[str]:
     """
     ranges = [(int(first), int(last)) for first, last in BRACES.findall(pattern)]
     if any(last < first for first, last in ranges):
-        raise ValueError(f"{in_line(pattern)}: a range that falls; write the smaller number first")
+        raise ValueError(f"{in_line(pattern)}: a descending range; write the smaller number first")
     if prod(last - first + 1 for first, last in ranges) > MOST_SHARDS:
         raise ValueError(f"{in_line(pattern)}: names more than {MOST_SHARDS:,} tars; give a smaller range, or their folder")
     return _expanded(pattern)
@@ -125,7 +125,7 @@ def listed(path: Path) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, (name, columns) in enumerate(_rows(path, file) if path.suffix.lower() == ".csv" else _lines(file), 1):
                 if "\0" in name or len(name) > MOST_LINE:
-                    raise ValueError(f"{path}: path {number} is {in_line(name, 60)}, which is none; mend the list")
+                    raise ValueError(f"{path}: path {number} is {in_line(name, 60)}, which is not a path; correct the list")
                 if not is_litter(name):
                     yield name, columns
     except (UnicodeDecodeError, csv.Error) as error:
@@ -138,7 +138,7 @@ def _rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, tuple[tuple[st
         names = ", ".join(map(in_line, rows.fieldnames or [])) or "none"
         raise ValueError(f"{path}: no column {COLUMN!r}, only {in_line(names)}; rename one")
     if twice := next((name for name, count in Counter(rows.fieldnames).items() if count > 1), None):
-        raise ValueError(f"{path}: column {in_line(twice)!r} is there twice; rename one")
+        raise ValueError(f"{path}: column {in_line(twice)!r} appears twice; rename one")
     for row in rows:
         if None in row:
             raise ValueError(f"{path}: line {rows.line_num} has more fields than the header; put names with commas into quotes")

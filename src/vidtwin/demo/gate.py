@@ -80,10 +80,10 @@ class Gate:
         headers, path = Headers(scope=scope), scope["path"]
         host, origin = _name("//" + headers.get("host", "")), headers.get("origin")
         if self._names is not None and host not in self._names:
-            raise RefusedError(403, "this page is served under another name; whoever serves it gives this one as --public-name")
+            raise RefusedError(403, "this page is served under another name; its operator can allow this one with --public-name")
         if origin is not None and (_name(origin) is None or _name(origin) not in (self._names or frozenset()) | {host}):
             raise RefusedError(
-                403, "this page is used from itself only; behind another name, whoever serves it gives it as --public-name"
+                403, "requests must come from this page itself; its operator can allow another name with --public-name"
             )
         if path.startswith(FILE):
             self._check_file(path.removeprefix(FILE))
@@ -92,7 +92,7 @@ class Gate:
 
     def _check_file(self, path: Any) -> None:
         if not isinstance(path, str) or "\0" in path or not Path(os.path.realpath(path)).is_relative_to(self._served):
-            raise RefusedError(403, "that is no file of this page")
+            raise RefusedError(403, "not a file of this page")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = scope["path"].rstrip("/")
@@ -194,7 +194,7 @@ async def _next(receive: Receive) -> Message:
     try:
         return await asyncio.wait_for(receive(), PATIENCE)
     except asyncio.TimeoutError:
-        raise RefusedError(408, "the request did not go on") from None
+        raise RefusedError(408, "the request was interrupted") from None
 
 
 async def _read(receive: Receive) -> bytes:

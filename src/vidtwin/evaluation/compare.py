@@ -138,7 +138,7 @@ def read_result(path: Path) -> dict[str, Any]:
         for clip in found.clips:
             build(_Clip, clip, "clips.", more=True)
         if len({_key(clip) for clip in found.clips}) < len(found.clips):
-            raise ValueError("a clip is there twice")
+            raise ValueError("a clip appears twice")
     except ValueError as error:
         raise ValueError(f"{path}: not a file that `vidtwin evaluate` wrote ({in_line(error, 200)}); give one of those") from None
     return record

@@ -153,7 +153,7 @@ def _scored(pool: Workers, videos: dict[str, Path], codes: dict[str, list[Code]]
     scored: list[Scored] = []
     for name, found in pool.each(Scorer.score, [(name, videos[name], (clips, mean)) for name, clips in codes.items()]):
         if isinstance(found, str):
-            raise ValueError(f"{name}: could be read once and then not: {found}")
+            raise ValueError(f"{name}: could be read once, but not a second time: {found}")
         scored += found
         advance()
     return scored
@@ -167,7 +167,7 @@ def _curves(
     curves: list[dict[str, list[Point]]] = []
     for name, found in pool.each(Scorer.curves, [(name, videos[name], (clips, coders)) for name, clips in codes.items()]):
         if isinstance(found, str):
-            raise ValueError(f"{name}: could be read twice and then not, or its latents not be coded: {found}")
+            raise ValueError(f"{name}: could be read twice but not a third time, or its latents could not be coded: {found}")
         curves += found
         advance()
     return {name: mean_curve([of_clip[name] for of_clip in curves]) for name in (curves[0] if curves else ())}
@@ -236,9 +236,9 @@ def _missing(model: VidTwin, networks: Networks, clips: int) -> dict[str, str]:
     if min(model.config.height, model.config.width) <= TOO_SMALL:
         missing["ms_ssim"] = f"needs frames with sides above {TOO_SMALL} pixels"
     if networks.lpips is None:
-        missing["lpips"] = f"the network is not there; {LPIPS_REMEDY.partition(';')[0]}"
+        missing["lpips"] = f"the network was not given; {LPIPS_REMEDY.partition(';')[0]}"
     if networks.i3d is None:
-        missing["fvd"] = missing["kvd"] = f"the network is not there; {I3D_REMEDY}"
+        missing["fvd"] = missing["kvd"] = f"the network was not given; {I3D_REMEDY}"
     elif clips < 4:
         missing["fvd"] = missing["kvd"] = f"needs at least 4 clips, got {clips}"
     return missing

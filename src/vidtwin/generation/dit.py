@@ -167,7 +167,7 @@ class DiT(nn.Module):
         context = self.class_entrance(self.classes(labels))[:, None]
         if not self.config.previous:
             if previous is not None:
-                raise ValueError("this generator was not trained to go on from a window; train one with previous: true")
+                raise ValueError("this generator was not trained to continue from a window; train one with previous: true")
             return context, None
         if previous is None:
             return context, None

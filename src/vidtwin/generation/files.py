@@ -58,7 +58,7 @@ class _Facts:
         if self.format != FORMAT:
             raise ValueError(f"format {self.format}; this vidtwin reads format {FORMAT}")
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError("a class is there twice")
+            raise ValueError("a class appears twice")
         if not 0 < self.fps <= 1000:
             raise ValueError(f"fps={self.fps}: expected a number above 0, 1000 at most")
         if not 0 <= (self.separate_levels or 0) <= 1:
@@ -167,7 +167,7 @@ def _files_of(prefix: str, files: Mapping[str, int | None]) -> list[str]:
     names = (FACTS_FILE, TENSORS_FILE, f"{AUTOENCODER}/{CONFIG_FILE}", f"{AUTOENCODER}/{WEIGHTS_FILE}")
     wanted = [prefix + name for name in names]
     if missing := [name for name in wanted if name not in files]:
-        raise FileNotFoundError(f"it is no generator: {', '.join(missing)} missing")
+        raise FileNotFoundError(f"not a generator: {', '.join(missing)} missing")
     return wanted
 
 

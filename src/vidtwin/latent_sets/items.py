@@ -87,7 +87,7 @@ def list_items(source: str, label: bool = False, root: Path | None = None, camer
     seen: set[str] = set()
     for item in items:
         if item.key in seen:
-            raise ValueError(f"{source}: {item.key} is there twice; keep one of them")
+            raise ValueError(f"{source}: {item.key} appears twice; keep one of them")
         seen.add(item.key)
         if not item.key.isascii():
             try:

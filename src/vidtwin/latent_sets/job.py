@@ -130,7 +130,7 @@ def encode_dataset(
         new.write(whole=True)
         missing = [item.key for item in work.waiting if item.key not in work.done]
         if missing:
-            raise RuntimeError(f"{missing[0]} and {len(missing) - 1} more were not encoded, and nothing says why; run it again")
+            raise RuntimeError(f"{missing[0]} and {len(missing) - 1} more were not encoded, for no known reason; run it again")
         seconds, reasons = time.perf_counter() - begun, work.reasons()
         tried = {item.key for item in work.todo}
         encoded -= len(reasons.keys() & tried)
@@ -316,7 +316,9 @@ def _entries_of(folder: Path, manifest: dict[str, Any]) -> dict[str, tuple[Path,
         for entry in read_entries(path):
             own = places[row : row + entry.rows]
             if entry.key in entries or len(own) != entry.rows or (np.diff(own) <= 0).any():
-                raise ValueError(f"{path}: rows of {entry.key} are missing or there twice; delete it and encode the data set again")
+                raise ValueError(
+                    f"{path}: rows of {entry.key} are missing or appear twice; delete it and encode the data set again"
+                )
             entries[entry.key] = path, row, entry
             row += entry.rows
         if row != len(places) or row != facts["rows"]:

@@ -73,7 +73,7 @@ def schema(plan: Plan, columns: "Columns" = ()) -> Any:
     taken = {name for name, _ in fields} | {f"{name}{end}" for name in NAMES for end in ("", "_logvar", "_scale")}
     for name, value in columns:
         if name in taken:
-            raise ValueError(f"column {name!r} of the source is one of the data set's own, or there twice; rename it")
+            raise ValueError(f"column {name!r} of the source has a reserved name, or appears twice; rename it")
         taken.add(name)
         fields.append((name, kinds[type(value)]))
     kind = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}[plan.stored]

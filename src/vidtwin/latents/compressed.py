@@ -253,7 +253,7 @@ def _front(file: Any, index: int, start: int, size: int, most: int) -> _Record:
     if zlib.crc32(head[4:] + rest) != crc or FRONT.size + timing + cuts + structure + dynamics != size:
         raise damaged
     if number != index:
-        raise ValueError(f"in place of window {index} stands the record of window {number}")
+        raise ValueError(f"has the record of window {number} in place of window {index}")
     flags = np.unpackbits(np.frombuffer(rest, np.uint8, cuts, timing), count=frames)
     begin = start + FRONT.size + timing + cuts
     ticks = _ticks(rest[:timing], frames)

@@ -282,7 +282,9 @@ class LatentWriter:
             arrays = dict(zip(latent_names(self.header), tensors, strict=True))
             self._records.append(len(window.ticks), window.last, window.ticks, window.cuts, arrays)
         except OSError as error:
-            raise OSError(f"{self.path}: writing failed ({error.strerror}); free some space and go on with resume=True") from error
+            raise OSError(
+                f"{self.path}: writing failed ({error.strerror}); free some space and continue with resume=True"
+            ) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:

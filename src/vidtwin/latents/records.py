@@ -156,8 +156,8 @@ class RecordWriter:
         other = [key for key in wanted.keys() | there.keys() if wanted.get(key) != there.get(key)]
         if other:
             raise ValueError(
-                f"{self.path}: was begun with another {in_line(', '.join(sorted(other)))}; "
-                "repeat what it was begun with, or run without resume=True to begin anew"
+                f"{self.path}: was started with another {in_line(', '.join(sorted(other)))}; "
+                "use the same options, or run without resume=True to start over"
             )
         self.count = found.bind(self.dtype)
         self._file.truncate(found.end)

@@ -180,7 +180,9 @@ def _download() -> Path:
             try:
                 torch.hub.download_url_to_file(url, str(partial))
             except (OSError, HTTPException) as error:
-                raise FileNotFoundError(f"LPIPS: {name} is missing, and {url} did not give it ({error}); {REMEDY}") from error
+                raise FileNotFoundError(
+                    f"LPIPS: {name} is missing, and could not be downloaded from {url} ({error}); {REMEDY}"
+                ) from error
             found = _digest(partial, kind)
             if not found.startswith(checksum):
                 raise ValueError(f"LPIPS: {name} is missing: {url} gave a file of {kind} {found}, not {checksum}; {REMEDY}")

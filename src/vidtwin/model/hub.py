@@ -162,9 +162,9 @@ def fetch(repository: str, options: HubOptions, chosen: Choice) -> tuple[Path, l
             )
             folders.add(Path(path).parents[name.count("/")])
     except Exception as error:  # the hub raises a dozen kinds
-        raise FileNotFoundError(f"the hub did not give it: {_reason(error, repository, options)}") from error
+        raise FileNotFoundError(f"the hub did not provide it: {_reason(error, repository, options)}") from error
     if len(folders) > 1:
-        raise FileNotFoundError(f"the hub did not give it: {repository} was changed meanwhile; try again")
+        raise FileNotFoundError(f"the hub did not provide it: {repository} was changed meanwhile; try again")
     return folders.pop(), wanted
 
 

@@ -208,5 +208,5 @@ def as_device(name: str | torch.device) -> torch.device:
     if (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     ):
-        raise ValueError(f"device={str(name)!r}: there is none here; use device='cpu'")
+        raise ValueError(f"device={str(name)!r}: is not available here; use device='cpu'")
     return device

@@ -99,7 +99,7 @@ def _train(recipe: Recipe, out: Path, accelerator: Accelerator, progress: bool, 
     words = f"{len(sources)} recordings of {in_line(recipe.train_videos)}, {len(checks)} clips to validate on"
     train_steps(AutoencoderTask(run, checks, failures, out, words), clips, collated, out, before, progress, wandb)
     if len(failures) and first:
-        tqdm.write(f"{len(failures)} of {len(sources)} recordings were passed over; the reasons are in {out / FAILURES}")
+        tqdm.write(f"{len(failures)} of {len(sources)} recordings were skipped; the reasons are in {out / FAILURES}")
     return VidTwin.from_pretrained(out / MODEL)
 
 

@@ -146,7 +146,7 @@ def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
             raise ValueError(f"{reasons[0]}; choose another folder, or delete {out / FOLDER} to start over")
         return None
     for reason in reasons:
-        tqdm.write(f"passed over: {in_line(reason)}")
+        tqdm.write(f"skipped: {in_line(reason)}")
     before, now = content["recipe"], recipe.to_dict()
     with suppress(ValueError):
         before = build(type(recipe), before, more=True).to_dict()  # keys that are newer than the run are at their defaults

@@ -104,7 +104,7 @@ def inflated(trained: VidTwin, config: VidTwinConfig) -> Mapping[str, Tensor]:
         raise ValueError(f"weights to start from have {fields}; only frames may differ")
     branches = config.structure_branch, config.dynamics_branch
     if trained.config.frames != config.frames and branches != ("qformer", "average"):
-        raise ValueError("weights to start from have other frames, which only the model's own branches allow; use the same frames")
+        raise ValueError("weights to start from have another number of frames, which an ablation cannot take; use the same number")
     rows = torch.arange(config.frames) * trained.config.frames // config.frames
     state = {name: tensor[rows] if name.startswith(TO_FRAMES) else tensor for name, tensor in trained.state_dict().items()}
     if trained.config.frames == 1 < config.frames:

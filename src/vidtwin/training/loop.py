@@ -134,7 +134,7 @@ def train_steps(
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         if first:
-            tqdm.write(f"stopped after step {step}; the same command goes on from the last checkpoint in {out}")
+            tqdm.write(f"stopped after step {step}; the same command continues from the last checkpoint in {out}")
         raise
     except ValueError as error:  # of a loader's worker it carries the whole traceback; the last line says what
         *_, text = str(error).strip().splitlines() or ["the run failed"]

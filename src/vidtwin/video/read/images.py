@@ -211,7 +211,7 @@ def _numbered(pattern: Path) -> list[Path]:
     for number in range(min(numbers), max(numbers)):
         if number not in numbers:
             missing = "".join(places[0] % number if part in places else part.replace("%%", "%") for part in parts)
-            raise FileNotFoundError(f"{pattern}: number {number} is missing; add {missing}, or number the files that follow anew")
+            raise FileNotFoundError(f"{pattern}: number {number} is missing; add {missing}, or renumber the files that follow")
     return [numbers[number] for number in sorted(numbers)]
 
 

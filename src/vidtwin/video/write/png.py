@@ -113,7 +113,7 @@ def _check_unused(pattern: Path) -> None:
     numbers = {int(digits) for name in names for digits in re.findall("[0-9]{1,18}", name)}
     taken = names & {TIMES, *(pattern.name % number for number in numbers)}
     if taken:
-        raise FileExistsError(f"{pattern}: {min(taken)} is there already; choose another output, or move it away")
+        raise FileExistsError(f"{pattern}: {min(taken)} already exists; choose another output, or move it away")
 
 
 def _move(path: Path, target: Path) -> None:

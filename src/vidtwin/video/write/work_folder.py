@@ -148,7 +148,7 @@ class WorkFolder:
         keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if keys:
             changes = ", ".join(f"{key} (was {_short(before.get(key))}, is {_short(now.get(key))})" for key in keys)
-            raise ValueError(f"{self._target}: was begun differently: {changes}; run without resume=True to begin anew")
+            raise ValueError(f"{self._target}: was started differently: {changes}; run without resume=True to start over")
 
     def _clear(self) -> None:
         """Begin anew."""

@@ -91,7 +91,7 @@ class VideoWriter:
         if clock is not None and clock <= 0:
             raise ValueError(f"{path}: ticks of {clock} seconds are impossible; give seconds above 0")
         if pixel_aspect <= 0:
-            raise ValueError(f"{path}: pixels of the shape {pixel_aspect} are impossible; give width / height above 0")
+            raise ValueError(f"{path}: a pixel aspect of {pixel_aspect} is impossible; give width / height above 0")
         if resume and job is None:
             raise ValueError(f"{path}: there is nothing to resume without a job; say what the job is")
         self._path, self._target, self._fps, self._clock = path, Path(path), rate, clock
