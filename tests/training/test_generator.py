@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from tests.conftest import SMALL
+from tests.latent_sets.conftest import encode
 from tests.training.conftest import same_checkpoints
 from vidtwin import LatentDataset, VidTwin
 from vidtwin.cli import main
-from vidtwin.latent_sets.job import encode_dataset
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latents.stream import Identity
 from vidtwin.model.checkpoint import read_pickle
@@ -40,7 +40,7 @@ def latents(assets, model, tmp_path_factory):
         shutil.copy(assets / name, folder / "videos" / label / name)
     model.save_pretrained(folder / "weights")
     plan = Plan(SMALL, Identity.of(model, "small"), stored="float32")
-    encode_dataset(str(folder / "videos"), folder / "rows", model, plan, label=True, processes=1)
+    encode(folder / "videos", folder / "rows", model, plan, label=True)
     return folder
 
 
@@ -201,7 +201,7 @@ def test_windows_must_follow_one_another_to_go_on(recipe, tmp_path, model, asset
     with VideoWriter(tmp_path / "short.mp4", Fraction(8), (32, 32)) as writer:
         writer.write(read_video(assets / "h264_aac.mp4", 0, 10).frames[:, :32, :32])
     plan = Plan(SMALL, Identity.of(model, "small"))
-    encode_dataset(str(tmp_path / "short.mp4").replace("short.mp4", ""), tmp_path / "rows", model, plan, processes=1)
+    encode(tmp_path, tmp_path / "rows", model, plan)
     with pytest.raises(ValueError, match="has no windows that follow one another, which previous: true learns from"):
         train_generator(replace(recipe, latents=str(tmp_path / "rows"), label=None), tmp_path / "run", progress=False)
     assert frames_per_second(LatentDataset(tmp_path / "rows")) == 8.0
