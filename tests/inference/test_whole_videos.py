@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import SMALL
+from vidtwin import VidTwin
 from vidtwin.inference.decode import Output, decode_video
 from vidtwin.inference.encode import encode_stream, encode_video, plan_header
 from vidtwin.inference.engine import Engine
@@ -271,14 +272,21 @@ job(model, source, out, overlap=4, resume=True, progress=lambda frames: time.sle
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("work", "suffix"), [("encode", ".vidtwin"), ("reconstruct", ".mp4")])
-def test_killed_at_random_times_it_ends_with_the_same_bytes(model, weights, write, tmp_path, work, suffix):
-    source, out, whole = write(400, cuts=(150, 333)), tmp_path / f"out{suffix}", tmp_path / f"whole{suffix}"
-    command = [sys.executable, "-c", KILLED, work, str(weights), str(source)]
+@pytest.fixture
+def one_thread():
+    """As in the processes that are killed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    job = {"encode": encode_video, "reconstruct": reconstruct}[work]
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("work", "suffix"), [("encode", ".vidtwin"), ("reconstruct", ".mp4")])
+def test_killed_at_random_times_it_ends_with_the_same_bytes(one_thread, weights, write, tmp_path, work, suffix):
+    source, out, whole = write(400, cuts=(150, 333)), tmp_path / f"out{suffix}", tmp_path / f"whole{suffix}"
+    command = [sys.executable, "-c", KILLED, work, str(weights), str(source)]
+    model, job = VidTwin.from_pretrained(weights), {"encode": encode_video, "reconstruct": reconstruct}[work]
     job(model, source, whole, overlap=4)
     rng = random.Random(0)
     for _ in range(2):  # at this pace 34 windows take longer than any of them lives
@@ -289,7 +297,6 @@ def test_killed_at_random_times_it_ends_with_the_same_bytes(model, weights, writ
         assert process.wait() == -signal.SIGKILL
         assert not out.exists()
     job(model, source, out, overlap=4, resume=True)
-    torch.set_num_threads(threads)
     assert out.read_bytes() == whole.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", out.name, whole.name}
 
