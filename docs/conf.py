@@ -1,14 +1,14 @@
 """How the manual is built: sphinx-build -W docs OUT. The page of commands is made of their own help."""
 
+import io
 import os
 import re
-import subprocess
-import sys
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from vidtwin import __version__
-from vidtwin.cli import COMMANDS
+from vidtwin.cli import COMMANDS, main
 
 HERE = Path(__file__).parent
 
@@ -31,11 +31,13 @@ def commands_page() -> str:
     """Every command's options, from its help."""
     about = "This page lists every command with its `--help`. Options such as `--weights` mean the same wherever they occur."
     lines = ["# Commands", "", about, ""]
-    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "98", "TERM": "dumb"}
+    os.environ |= {"NO_COLOR": "1", "COLUMNS": "98", "TERM": "dumb"}
     for name in COMMANDS:
-        command = [sys.executable, "-m", "vidtwin", name, "--help"]
-        shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
-        lines += [f"## {name}", "", "```text", shown.strip(), "```", ""]
+        with io.TextIOWrapper(io.BytesIO(), "utf-8") as shown:  # with an encoding, by which boxes are drawn
+            with redirect_stdout(shown), suppress(SystemExit):
+                main([name, "--help"])
+            shown.seek(0)
+            lines += [f"## {name}", "", "```text", shown.read().strip(), "```", ""]
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """Shared fixtures: carried real videos, a small model with seeded weights, and its checkpoint folder."""
 
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def seeded_model(config: VidTwinConfig = SMALL, seed: int = 0) -> VidTwin:
             if "temporal_attention" in name:
                 parameter.normal_(std=0.3)
     return model.eval()
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the processes of a test run makes, for all of them; tests only read it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            partial = folder.with_suffix(".partial")
+            partial.mkdir()  # fails where another process has failed
+            make(partial)
+            partial.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import get_type_hints
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import seeded_model
 from vidtwin import LatentDataset, __version__, export_released
 from vidtwin.cli import COMMANDS, main
+from vidtwin.cli.options import FitOptions, ModelOptions, VideoOptions
 from vidtwin.cli.videos import parse_position
 from vidtwin.latents.file import LatentVideo
 from vidtwin.video.read.reader import probe, read_video
@@ -539,3 +541,13 @@ def test_help_has_defaults_in_words_and_names_in_place_of_types(command, monkeyp
         main([command, "--help"])
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert not re.search(r"default:[\s│]+(None|True|False)|--\S+ STR|\(default: \)", text)
+
+
+def test_a_command_that_is_called_again_has_the_same_options():
+    """Options were annotated anew by each call, one inside the other, so that a long process got slower and slower."""
+    hints = []
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["reconstruct", "--help"])
+        hints.append([get_type_hints(group, include_extras=True) for group in (ModelOptions, FitOptions, VideoOptions)])
+    assert hints[0] == hints[1]

@@ -232,9 +232,9 @@ def test_two_visitors_at_once_get_their_own(server, browser, assets):
 
 
 @pytest.mark.slow
-def test_ten_visitors_are_queued_and_none_is_lost(server, browser, clip):
+def test_five_visitors_are_queued_and_none_is_lost(server, browser, clip):
     pages = []
-    for _ in range(10):
+    for _ in range(5):
         page = browser.new_context().new_page()
         page.set_default_timeout(2 * WAIT)
         page.goto(server.url)

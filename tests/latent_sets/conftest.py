@@ -56,4 +56,6 @@ def in_this_process(setup: Setup, items: Sequence[Item]) -> Iterator[Entry]:
 
 
 def encode(videos: Path | str, out: Path, model: VidTwin, plan: Plan, **options: Any) -> Any:
-    return encode_dataset(str(videos), out, model, plan, **({"processes": 1} | options))
+    """In this process, unless options say how many others, or how."""
+    here = {} if options.keys() & {"processes", "encoder"} else {"encoder": in_this_process}
+    return encode_dataset(str(videos), out, model, plan, **here, **options)

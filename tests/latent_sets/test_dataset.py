@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.latent_sets.conftest import bytes_of, encode, in_this_process, table_of
+from tests.latent_sets.conftest import bytes_of, encode, table_of
 from vidtwin import Latents
 from vidtwin.cli.inspection import describe
 from vidtwin.latent_sets import dataset as reading
@@ -25,7 +25,7 @@ from vidtwin.model.latents import NormalizedLatents
 def out(videos, model, plan, tmp_path, monkeypatch):
     monkeypatch.setattr("vidtwin.latent_sets.store.GROUP_ROWS", 2)
     monkeypatch.setattr("vidtwin.latent_sets.job.PART_BYTES", 8000)
-    encode(videos, tmp_path / "out", model, plan, label=True, encoder=in_this_process)
+    encode(videos, tmp_path / "out", model, plan, label=True)
     return tmp_path / "out"
 
 
@@ -110,12 +110,12 @@ def test_workers_of_every_start_method_read(out, start):
 def test_a_data_set_that_was_updated_while_it_is_open_says_so(out, videos, model, plan):
     rows = LatentDataset(out)
     shutil.copy(videos / "r" / "rot90.mp4", videos / "z.mp4")
-    encode(videos, out, model, plan, label=True, encoder=in_this_process)
+    encode(videos, out, model, plan, label=True)
     with pytest.warns(UserWarning, match="out: was updated since it was opened; open it again for its new rows"):
         before = [row["structure"] for row in rows]
     assert len(before) == len(rows) < len(LatentDataset(out))
     shutil.copy(videos / "v" / "vfr_jitter.mp4", videos / "h" / "h264_aac.mp4")  # the first part is written again
-    encode(videos, out, model, plan, label=True, encoder=in_this_process)
+    encode(videos, out, model, plan, label=True)
     for stale in (rows, pickle.loads(pickle.dumps(rows))):
         with pytest.raises(ValueError, match="out: was updated since it was opened .part-00000.parquet is another file or gone"):
             list(IterableLatents(stale))
@@ -268,7 +268,7 @@ def test_hugging_face_datasets(out, model, tmp_path):
 def test_a_column_that_changes_its_kind_is_named(videos, model, plan, tmp_path):
     path = videos / "list.csv"
     path.write_text("videos,score\nh/h264_aac.mp4,1\n")
-    encode(path, tmp_path / "scores", model, plan, encoder=in_this_process)
+    encode(path, tmp_path / "scores", model, plan)
     path.write_text("videos,score\nh/h264_aac.mp4,0.5\n")
     with pytest.raises(
         ValueError, match="made with whole numbers in column 'score' of the source, which holds numbers now; use the"

@@ -20,7 +20,7 @@ import torch
 
 from tests.data.conftest import CAMERAS, LENGTHS, lerobot, pack
 from tests.data.test_lerobot import of_images, of_video, picture
-from tests.latent_sets.conftest import bytes_of, encode, in_this_process, table_of
+from tests.latent_sets.conftest import bytes_of, encode, table_of
 from vidtwin.frames.clips import Geometry, to_clip
 from vidtwin.inference.encode import encode_video
 from vidtwin.inference.engine import Engine
@@ -29,6 +29,7 @@ from vidtwin.latent_sets.job import verify_dataset
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.rows import latents_in
 from vidtwin.latent_sets.statistics import Statistics
+from vidtwin.latents.stream import Identity
 from vidtwin.video.read.reader import read_video
 
 GOOD = {"h/h264_aac.mp4": 4, "r/rot90.mp4": None, "v/vfr_jitter.mp4": None, "v/vp8_alpha.webm": None, "t/tiny_2x2.mp4": None}
@@ -67,12 +68,13 @@ def test_rows_are_what_encoding_each_video_gives(videos, model, plan, tmp_path):
 @pytest.mark.slow
 def test_engines_give_the_same_files(videos, model, plan, tmp_path, monkeypatch):
     monkeypatch.setattr("vidtwin.latent_sets.job.PART_BYTES", 8000)  # several parts
-    for name, processes in (("one", 1), ("two", 2)):
-        encode(videos, tmp_path / name, model, plan, processes=processes)
-    one, two = (bytes_of(tmp_path / name) for name in ("one", "two"))
-    assert one == two and len(one) > 1
-    records = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("one", "two")]
-    assert [record.pop("run")["encoded"] for record in records] == [5, 5] and records[0] == records[1]
+    engines = {"here": {}, "one": {"processes": 1}, "two": {"processes": 2}}
+    for name, options in engines.items():
+        encode(videos, tmp_path / name, model, plan, **options)
+    here, one, two = (bytes_of(tmp_path / name) for name in engines)
+    assert here == one == two and len(one) > 1
+    records = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in engines]
+    assert [record.pop("run")["encoded"] for record in records] == [5, 5, 5] and records[0] == records[1] == records[2]
 
 
 def test_statistics_are_those_of_a_single_pass(videos, model, plan, tmp_path, monkeypatch):
@@ -147,7 +149,7 @@ def test_damage_inside_an_episode_is_a_failure(model, plan, tmp_path):
     place, size = sizes[5]
     data[place + 4 : place + size] = bytes(size - 4)
     shared.write_bytes(data)
-    summary = encode(source, tmp_path / "out", model, plan, encoder=in_this_process)
+    summary = encode(source, tmp_path / "out", model, plan)
     assert any(key.endswith("[0:12]") and CAMERAS[0] in key for key, _ in summary.failures)
     episodes = source / "meta" / "episodes"
     table = pyarrow.parquet.read_table(next(episodes.rglob("*.parquet")))
@@ -157,7 +159,7 @@ def test_damage_inside_an_episode_is_a_failure(model, plan, tmp_path):
         table.set_column(index, table.schema.field(index), pyarrow.array(longer)).drop_columns(["length"]),
         next(episodes.rglob("*.parquet")),
     )
-    reasons = dict(encode(source, tmp_path / "other", model, plan, encoder=in_this_process).failures)
+    reasons = dict(encode(source, tmp_path / "other", model, plan).failures)
     assert "has 9 frames from 0 on, the data set says 59; get it again" in reasons.values()
 
 
@@ -169,7 +171,7 @@ def test_processes_that_never_begin_are_said(videos, model, plan, tmp_path, monk
         patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         patch.setenv("DEADLY", "1")
         with pytest.raises(RuntimeError, match="the processes that encode end before they begin; free some memory"):
-            encode(videos, tmp_path / "out", model, plan)
+            encode(videos, tmp_path / "out", model, plan, processes=1)
     assert encode(videos, tmp_path / "out", model, plan).encoded == 5
 
 
@@ -184,7 +186,7 @@ def test_another_plan_is_refused(videos, model, plan, tmp_path):
 def test_int8_takes_a_byte_a_value(videos, model, plan, tmp_path):
     sizes = {}
     for stored in ("float32", "int8"):
-        encode(videos, tmp_path / stored, model, replace(plan, stored=stored, every=1), encoder=in_this_process)
+        encode(videos, tmp_path / stored, model, replace(plan, stored=stored, every=1))
         (part,) = (tmp_path / stored / "data").iterdir()
         group = pyarrow.parquet.read_metadata(part).row_group(0)
         chunks = [group.column(i) for i in range(group.num_columns)]
@@ -194,8 +196,8 @@ def test_int8_takes_a_byte_a_value(videos, model, plan, tmp_path):
 
 @pytest.mark.parametrize("stored", ["float32", "int8"])
 def test_other_ways_to_store(videos, model, plan, tmp_path, stored):
-    encode(videos, tmp_path / "half", model, plan, encoder=in_this_process)
-    encode(videos, tmp_path / stored, model, replace(plan, stored=stored, logvar=True), encoder=in_this_process)
+    encode(videos, tmp_path / "half", model, plan)
+    encode(videos, tmp_path / stored, model, replace(plan, stored=stored, logvar=True))
     half, other = (latents_in(table_of(tmp_path / name), plan.config) for name in ("half", stored))
     for a, b in zip(half.tensors, other.tensors, strict=True):
         largest = b.abs().flatten(2).amax(2)
@@ -208,7 +210,7 @@ def test_other_ways_to_store(videos, model, plan, tmp_path, stored):
 def test_rows_for_each_frame_of_an_episode(model, plan, tmp_path):
     """A LeRobot data set: past windows, which join on (episode_index, frame_index)."""
     source = lerobot(tmp_path / "set", "v3.0")
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=1, anchor="last", sample_fps=5), encoder=in_this_process)
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1, anchor="last", sample_fps=5))
     assert summary.rows == 2 * sum(LENGTHS) and not summary.failures
     rows = table_of(tmp_path / "out").select(["episode_index", "frame_index", "camera", "frames", "times", "valid"]).to_pylist()
     keys = [(row["camera"], row["episode_index"], row["frame_index"]) for row in rows]
@@ -220,7 +222,7 @@ def test_rows_for_each_frame_of_an_episode(model, plan, tmp_path):
 
 def test_cameras_stored_as_images_give_rows_that_join(model, plan, tmp_path):
     source = of_images(tmp_path / "set", [picture(number) for number in range(30)])
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=1), encoder=in_this_process)
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1))
     assert summary.rows == 30 and not summary.failures
     rows = table_of(tmp_path / "out").select(["episode_index", "frame_index", "start", "times"]).to_pylist()
     assert [(row["episode_index"], row["frame_index"], row["start"]) for row in rows] == [
@@ -232,14 +234,14 @@ def test_cameras_stored_as_images_give_rows_that_join(model, plan, tmp_path):
 def test_episodes_that_would_not_join_and_tars_that_are_cut_off_are_failures(model, plan, tmp_path, clip):
     spans = [(10 * e / 30, (10 + 10 * e) / 30) for e in range(3)]
     source = of_video(tmp_path / "set", 30, [1000 * number for number in range(30)], spans, length=[10, 3, 20])
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=1), encoder=in_this_process)
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=1))
     assert summary.rows == 10 and {reason for _, reason in summary.failures} == {
         "has 10 frames from 10 on, the data set says 3; get it again",
         "has 10 frames from 20 on, the data set says 20; get it again",
     }
     shards = [pack(tmp_path / f"s-{number}.tar", (clip, f"{number}.mp4")) for number in range(2)]
     shards[0].write_bytes(shards[0].read_bytes()[:5000])
-    summary = encode(tmp_path / "s-{0..1}.tar", tmp_path / "tars", model, plan, encoder=in_this_process)
+    summary = encode(tmp_path / "s-{0..1}.tar", tmp_path / "tars", model, plan)
     (failure,) = summary.failures
     assert (summary.encoded, failure[0]) == (1, "s-0.tar") and "it is cut off in 0.mp4" in failure[1]
 
@@ -263,7 +265,7 @@ def test_a_real_robot_data_set(model, plan, tmp_path, assets):
     frames = [(episode, frame) for episode, length in enumerate(lengths) for frame in range(length)]
     actions = pandas.DataFrame(frames, columns=["episode_index", "frame_index"]).assign(action=range(sum(lengths)))
 
-    summary = encode(source, tmp_path / "out", model, replace(plan, every=4, anchor="last"), encoder=in_this_process)
+    summary = encode(source, tmp_path / "out", model, replace(plan, every=4, anchor="last"))
     assert not summary.failures and summary.rows == 6 + 9
     rows = pandas.read_parquet(tmp_path / "out" / "data")
     joined = rows.merge(actions, on=["episode_index", "frame_index"])
@@ -302,7 +304,7 @@ from vidtwin import VidTwin
 from vidtwin.latent_sets import job
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latents.stream import Identity
-job.PART_BYTES = 8000
+job.PART_BYTES = 2000
 if __name__ == "__main__":
     model = VidTwin.from_pretrained(sys.argv[3])
     print("begun", flush=True)
@@ -310,37 +312,49 @@ if __name__ == "__main__":
 """
 
 
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """Processes that encode, of those that another one has begun."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 @pytest.mark.slow
-def test_killed_at_random_and_gone_on_with(assets, model, weights, tmp_path):
-    """SIGKILL to the driver or to a worker, ten times; then it is as if nothing had been."""
-    folder = tmp_path / "videos"
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_killed_at_random_and_gone_on_with(assets, model, weights, tmp_path, monkeypatch):
+    """SIGKILL to the driver, to a worker and then the driver, and to a worker alone; then it is as if nothing had been."""
+    folder, out = tmp_path / "videos", tmp_path / "out"
     folder.mkdir()
-    for number in range(60):
+    for number in range(30):
         shutil.copy(assets / "h264_aac.mp4", folder / f"{number:03d}.mp4")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    monkeypatch.setattr("vidtwin.latent_sets.job.PART_BYTES", 2000)
+    encode(folder, tmp_path / "whole", model, Plan(model.config, Identity.of(model)))
 
-    def begin(out: Path) -> subprocess.Popen:
+    def parts() -> int:
+        return len(list(out.glob("data/part-*.parquet")))
+
+    def spooled() -> set[Path]:
+        return set(out.glob("work/*.arrow"))
+
+    draw, total = random.Random(0), len(bytes_of(tmp_path / "whole"))
+    for more, *victims in ((0, "driver"), (2, "worker", "driver"), (1, "worker")):
         command = [sys.executable, str(program), str(folder), str(out), str(weights)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    whole = begin(tmp_path / "whole")
-    assert whole.wait() == 0
-    draw = random.Random(0)
-    for number in range(10):
-        process = begin(tmp_path / "out")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         process.stdout.readline()
-        time.sleep(draw.uniform(0.5, 7))
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
-        victims = [process.pid] if number % 2 == 0 or not workers else [draw.choice(workers)]
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
-        process.wait(timeout=300)
-    assert begin(tmp_path / "out").wait() == 0
-    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
-    keys = table_of(tmp_path / "out").select(["video", "frame_index"]).to_pylist()
-    assert len({tuple(key.values()) for key in keys}) == len(keys) == 60 * 4
+        known = spooled()
+        for victim in victims:
+            wanted = parts() + more
+            while parts() < wanted or (victim == "worker" and not spooled() - known):
+                assert process.poll() is None
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.05 if more else 1))
+            os.kill(process.pid if victim == "driver" else draw.choice(workers_of(process)), signal.SIGKILL)
+        assert process.wait(timeout=300) == (-signal.SIGKILL if victim == "driver" else 0)
+        assert parts() < total or victim == "worker"
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+    keys = table_of(out).select(["video", "frame_index"]).to_pylist()
+    assert len({tuple(key.values()) for key in keys}) == len(keys) == 30 * 4
 
 
 def test_verifying_finds_what_is_wrong(videos, model, plan, tmp_path):

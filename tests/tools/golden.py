@@ -74,8 +74,9 @@ def recipe_model(config: VidTwinConfig, salt: str, dtype: torch.dtype = torch.fl
 @torch.inference_mode()
 def compute(model: VidTwin, x: Tensor) -> tuple[dict[str, Tensor], Posterior]:
     """Every tensor of a golden file, under its names and in its layouts."""
-    posterior = model.posterior(x)
-    tensors = {"input": x, "z": model.feature(x)}
+    tensors = {"input": x}
+    with model.encoder.register_forward_hook(lambda module, inputs, z: tensors.update(z=z)):
+        posterior = model.posterior(x)
     for kind, latents in (("mean", posterior.mean), ("logvar", posterior.logvar)):
         tensors[f"structure_{kind}"] = latents.structure.permute(0, 2, 3, 4, 1)  # released: (B, n_q, h_S, w_S, d_S)
         tensors[f"dynamics_x_{kind}"], tensors[f"dynamics_y_{kind}"] = latents.dynamics_x, latents.dynamics_y

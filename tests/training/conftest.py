@@ -101,11 +101,11 @@ def difference(a, b, parts=("model", "ema", "discriminator")) -> float:
 
 
 def launch(recipe, out, processes):
-    """`vidtwin train` on several processes of this machine (gloo)."""
+    """`vidtwin train` on `processes` > 1 processes of this machine (gloo)."""
     out.parent.mkdir(exist_ok=True)
     path = out.parent / f"{out.name}.yaml"
     path.write_text(yaml.safe_dump(recipe.to_dict()))
-    spread = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+    spread = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     command = [sys.executable, "-m", *spread, "vidtwin", "train", str(path), "--device", "cpu", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,10 +15,10 @@ import torch
 import yaml
 
 from tests.conftest import SMALL
+from tests.latent_sets.conftest import encode
 from tests.training.conftest import same_checkpoints
 from vidtwin import LatentDataset, VidTwin
 from vidtwin.cli import main
-from vidtwin.latent_sets.job import encode_dataset
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latents.stream import Identity
 from vidtwin.model.checkpoint import read_pickle
@@ -39,7 +40,7 @@ def latents(assets, model, tmp_path_factory):
         shutil.copy(assets / name, folder / "videos" / label / name)
     model.save_pretrained(folder / "weights")
     plan = Plan(SMALL, Identity.of(model, "small"), stored="float32")
-    encode_dataset(str(folder / "videos"), folder / "rows", model, plan, label=True, processes=1)
+    encode(folder / "videos", folder / "rows", model, plan, label=True)
     return folder
 
 
@@ -72,12 +73,6 @@ def run_command(recipe, out, processes=1):
     path.write_text(yaml.safe_dump(recipe.to_dict()))
     spread = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
     return [sys.executable, "-m", *spread, "vidtwin", "train-generator", str(path), "--device", "cpu", "--out", str(out)]
-
-
-def launch(recipe, out, processes=1):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(run_command(recipe, out, processes), capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
 
 
 def difference(a, b) -> float:
@@ -116,10 +111,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(recipe, tmp_path, workers):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ends_with_the_same_bits(recipe, tmp_path):
-    recipe = replace(recipe, steps=20, checkpoint_every=1)
-    launch(recipe, tmp_path / "never")
-    kills = 0
-    while kills < 4:
+    recipe = replace(recipe, steps=12, checkpoint_every=1)
+    train_generator(recipe, tmp_path / "never", progress=False)
+    for _ in range(2):
         known = len(checkpoints.saved(tmp_path / "killed"))
         process = subprocess.Popen(
             run_command(recipe, tmp_path / "killed"), stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -127,17 +121,18 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(recipe, tmp_path):
         while process.poll() is None and len(checkpoints.saved(tmp_path / "killed")) < known + 3:
             time.sleep(0.001)
         process.kill()
-        process.wait()
-        kills += 1
-    launch(recipe, tmp_path / "killed")
+        assert process.wait() == -signal.SIGKILL
+    train_generator(recipe, tmp_path / "killed", progress=False)
     assert same_checkpoints(tmp_path / "never", tmp_path / "killed")
 
 
 @pytest.mark.slow
 def test_two_processes_train_to_the_weights_of_one(recipe, tmp_path):
     recipe = replace(recipe, eps=1e-3)  # else rounding alone decides the first steps of gradients that are all but zero
-    launch(recipe, tmp_path / "one")
-    launch(recipe, tmp_path / "two", 2)
+    train_generator(recipe, tmp_path / "one", progress=False)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(run_command(recipe, tmp_path / "two", 2), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
     assert difference(tmp_path / "one", tmp_path / "two") < 1e-5
 
 
@@ -206,7 +201,7 @@ def test_windows_must_follow_one_another_to_go_on(recipe, tmp_path, model, asset
     with VideoWriter(tmp_path / "short.mp4", Fraction(8), (32, 32)) as writer:
         writer.write(read_video(assets / "h264_aac.mp4", 0, 10).frames[:, :32, :32])
     plan = Plan(SMALL, Identity.of(model, "small"))
-    encode_dataset(str(tmp_path / "short.mp4").replace("short.mp4", ""), tmp_path / "rows", model, plan, processes=1)
+    encode(tmp_path, tmp_path / "rows", model, plan)
     with pytest.raises(ValueError, match="has no windows that follow one another, which previous: true learns from"):
         train_generator(replace(recipe, latents=str(tmp_path / "rows"), label=None), tmp_path / "run", progress=False)
     assert frames_per_second(LatentDataset(tmp_path / "rows")) == 8.0

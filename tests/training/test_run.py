@@ -39,7 +39,8 @@ def test_gradient_checkpointing_gives_the_same_bits(everything, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_trains_to_the_same_weights(everything, tmp_path):
-    recipe = replace(everything, model=WITHOUT_DROPOUT, steps=3, eps=1e-3)
+    few = {"query_layers": 1, "structure_downsamples": 0, "dynamics_downsamples": 0}  # each operation more is compiled four times
+    recipe = replace(everything, model=WITHOUT_DROPOUT | few, batch_size=1, steps=3, eps=1e-3)  # validated one by one
     for compiled in (False, True):
         train(replace(recipe, compile=compiled), tmp_path / str(compiled), progress=False)
     assert difference(tmp_path / "False", tmp_path / "True") < 1e-4
@@ -111,13 +112,15 @@ def ask_to_stop(recipe, out, lines, number, group):
     return process.returncode, output, errors
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopping_finishes_the_step_saves_it_and_goes_on_to_the_same_bits(everything, tmp_path, workers):
     # A constant learning rate, so that `steps` can be as many as were done.
     recipe = replace(everything, steps=10**6, final_lr_ratio=1.0, workers=workers)
     endless = replace(recipe, log_every=1, validate_every=10**6, checkpoint_every=10**6)
     done = 0
-    for number, group in ((signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGTERM, True)):
+    # Ctrl-C reaches all processes of the terminal, a scheduler's signal one of them or all; without workers it is one anyway.
+    signals = [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGTERM, True)]
+    for number, group in signals if workers else signals[1:2]:
         code, output, errors = ask_to_stop(endless, tmp_path / "run", 2, number, group)
         assert code == 130, errors
         assert errors.splitlines()[-1] == "vidtwin: interrupted"

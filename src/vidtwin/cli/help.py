@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
@@ -26,11 +27,16 @@ def explained(function: Callable[..., Any] | type) -> dict[str, Any]:
     return {name: hint if name == "return" else _explained(name, hint) for name, hint in hints.items()}
 
 
+@cache  # else each call of a command would nest the annotations once more
+def _explain(group: type) -> None:
+    group.__annotations__, group.__doc__ = explained(group), joined(group.__doc__)
+
+
 def _explained(name: str, hint: Any) -> Any:
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if is_dataclass(kind):
         assert isinstance(kind, type)
-        kind.__annotations__, kind.__doc__ = explained(kind), joined(kind.__doc__)
+        _explain(kind)
         return hint
     named = kind in TEXTS and not any(getattr(mark, "metavar", None) for mark in marks)
     metavar = f"[{name.upper()}]" if Positional in marks and kind is not str else name.upper()
