@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from vidtwin.checked import fact, parse_json, read_json
-from vidtwin.files import atomic_output, check_regular, file_hash, in_line, write_json
+from vidtwin.files import atomic_output, check_regular, file_hash, first_line, in_line, write_json
 from vidtwin.latent_sets.items import Columns, Content, Item
-from vidtwin.latent_sets.manifest import DAMAGED, first_line, read_manifest
+from vidtwin.latent_sets.manifest import DAMAGED, read_manifest
 from vidtwin.latent_sets.plan import FORMAT, Plan
 from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow, schema
 from vidtwin.latent_sets.spool import METADATA, Entry, Spool, entries_in, stored_values, to_json
