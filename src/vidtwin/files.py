@@ -104,7 +104,7 @@ def is_same(one: Path, other: Path) -> bool:
 def clear_partial(folder: Path) -> None:
     """Remove what processes that were killed left unfinished in a folder, which no other one is writing."""
     for path in folder.glob(".*.partial-*"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
