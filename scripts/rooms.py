@@ -14,6 +14,7 @@ ROOMS = {
     "version": "the version",
     "files": "whole files or none, safe text, hashes",
     "checked": "what JSON and YAML of anybody state, held against dataclasses",
+    "parquet": "what pages of Parquet files take in memory",
     "threads": "stages of work side by side in threads",
     "processes": "child processes that leave with their parent",
     "metrics": "PSNR and SSIM",

@@ -27,6 +27,11 @@ def printable(text: str, kept: str = "") -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, safe to show."""
+    return in_line(next(iter(str(error).splitlines()), type(error).__name__))
+
+
 def plural(count: int, noun: str) -> str:
     """ "1 shot cut", "2 shot cuts"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -99,7 +104,7 @@ def is_same(one: Path, other: Path) -> bool:
 def clear_partial(folder: Path) -> None:
     """Remove what processes that were killed left unfinished in a folder, which no other one is writing."""
     for path in folder.glob(".*.partial-*"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

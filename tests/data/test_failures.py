@@ -64,3 +64,10 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "failures.jsonl")
     with pytest.raises(OSError, match="is a pipe, a socket or a device"):
         FailureList(tmp_path / "failures.jsonl", 3, 1.0)
+
+
+def test_a_list_of_gigabytes_is_refused_unread(tmp_path):
+    with (tmp_path / "failures.jsonl").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="failures.jsonl: has 1,099,511,627,776 bytes, more than 268,435,456; split it"):
+        FailureList(tmp_path / "failures.jsonl", 1, 0.5)

@@ -163,6 +163,46 @@ def test_images_that_are_not_there_are_named(tmp_path):
     assert {recording.problem is None for recording in recordings(folder)} == {False}
 
 
+def test_rows_that_share_a_large_picture_are_read_one_at_a_time(tmp_path):
+    one = picture(1)
+    folder = of_images(tmp_path / "set", [{"bytes": one["bytes"] + bytes(2**20), "path": "x" * 2**20}] * (3 * EACH))
+    assert found(folder) == [[1] * EACH] * 3
+
+
+def test_a_page_that_would_take_a_thousand_times_its_bytes_is_refused(tmp_path):
+    folder = of_images(tmp_path / "set", [picture(1)] * (3 * EACH))
+    table = folder / "data" / "chunk-000" / "file-000.parquet"
+    rows = {"episode_index": [0], "frame_index": [0], CAMERA: [{"bytes": bytes(2**28), "path": None}]}
+    parquet.write_table(pyarrow.table(rows), table, compression="zstd")
+    assert table.stat().st_size < 30_000
+    with pytest.raises(ValueError, match=r"column .*top.bytes has a page of [\d,]+ bytes that would take 268,43[\d,]+ in memory"):
+        list(iter_frames(recordings(folder)[0].file, 0, 1))
+
+
+@pytest.mark.parametrize("name", ["episode_index", f"videos/{CAMERA}/from_timestamp", "length"])
+def test_columns_of_another_kind_are_not_read(tmp_path, name):
+    """Text that all rows share would take a thousand times the file."""
+    rows = 1000
+    key = f"videos/{CAMERA}"
+    columns = {
+        "episode_index": list(range(rows)),
+        f"{key}/chunk_index": [0] * rows,
+        f"{key}/file_index": [0] * rows,
+        "length": [1] * rows,
+    }
+    columns |= {f"{key}/from_timestamp": [0.0] * rows, f"{key}/to_timestamp": [1.0] * rows, name: ["x" * 2**14] * rows}
+    folder = v3(tmp_path / "set", 10, {CAMERA: {"dtype": "video"}}, columns)
+    with pytest.raises(ValueError, match=f"column {name} is not of (whole )?numbers; get the data set again"):
+        recordings(folder)
+
+
+def test_a_few_bytes_state_no_millions_of_episodes(tmp_path):
+    columns = {name: np.zeros(1_000_001, np.int64) for name in ("episode_index", "data/chunk_index", "data/file_index")}
+    folder = v3(tmp_path / "set", 10, {CAMERA: {"dtype": "image"}}, columns)
+    with pytest.raises(ValueError, match="states more than 1,000,000 episodes with those before; split the data set"):
+        recordings(folder)
+
+
 def test_cameras_are_chosen(tmp_path):
     folder = lerobot(tmp_path / "set", "v2.1")
     assert [dict(r.columns)["camera"] for r in recordings(folder, cameras=["wrist"])] == [CAMERAS[1]] * 3

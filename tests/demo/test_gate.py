@@ -1,5 +1,6 @@
 """Which requests reach the page: with a real server, and without a browser, as an attacker's come."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -12,10 +13,13 @@ import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests.demo.conftest import Server
+from vidtwin.demo.folder import Keeper
+from vidtwin.demo.gate import Gate
 
 
 def ask(server, path, method="GET", body=None, **headers):
@@ -126,12 +130,15 @@ def test_no_file_but_those_that_were_given_is_read(server, tmp_path):
         str(server.folder / "secret"),
         "secret",
         str(path.parents[2] / "lock"),
+        "",
+        "\ud800",
+        "a\0",
         "~/.bashrc",
     ]
     for trap in [*traps, "pyproject.toml", f"{path}\0.mp4", 7, ["/etc/passwd"], str(served.with_name("served2"))]:
         assert join(server, [None, file(trap)]) == 403, trap
-        if isinstance(trap, str) and "\0" not in trap:
-            assert ask(server, f"/gradio_api/file={trap}")[0] in (403, 404), trap
+        if isinstance(trap, str):
+            assert ask(server, f"/gradio_api/file={quote(trap, errors='surrogatepass')}")[0] in (403, 404), trap
     link = served / "link.mp4"
     link.symlink_to("/etc/passwd")
     assert join(server, [None, file(str(link))]) == 403 and ask(server, f"/gradio_api/file={link}")[0] == 403
@@ -146,6 +153,40 @@ def test_no_file_but_those_that_were_given_is_read(server, tmp_path):
 )  # fmt: skip
 def test_what_the_page_does_not_need_is_not_there(server, path):
     assert {ask(server, f"/gradio_api/{path}", method)[0] for method in ("GET", "POST")} == {404}
+
+
+@pytest.mark.parametrize("number", [-1, 10**30])
+def test_requests_that_gradio_stumbles_over_take_a_line_of_the_log(server, number):
+    before = len(server.said())
+    body = json.dumps({"data": [None, None], "fn_index": number, "session_hash": "a"})
+    status, text = ask(server, "/gradio_api/queue/join", "POST", body, Content_Type="application/json")
+    assert (status, text) == (400, "the request is none of this page's")
+    (line,) = server.said()[before:].strip().splitlines()
+    assert line == f"vidtwin: warning: a request for /gradio_api/queue/join failed (KeyError: {number})"
+
+
+@pytest.mark.parametrize(("path", "size"), [("/gradio_api/upload", 200), ("/gradio_api/queue/join", 1)])
+def test_a_request_that_comes_in_drops_ends(tmp_path, monkeypatch, path, size):
+    """A few of them would take all places of uploads."""
+    monkeypatch.setattr("vidtwin.demo.gate.PATIENCE", 0.3)
+    parts = [b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'] if size > 1 else []
+    sent: list[dict] = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def drop():
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": parts.pop() if parts else b"x" * size, "more_body": True}
+
+    async def keep(message):
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    gate = Gate(app, None, tmp_path, 1e9, Keeper(tmp_path, 1e9, 60))
+    asyncio.run(asyncio.wait_for(gate(scope, drop, keep), 20))
+    assert sent[0]["status"] == 408
 
 
 def test_requests_have_a_size(server):

@@ -303,3 +303,51 @@ def test_a_card_that_is_there_is_kept_and_failures_of_former_versions_are_read(o
 
 def _exact(out, model) -> Latents:
     return latents_in(table_of(out), model.config)
+
+
+def rewritten(out, change) -> str:
+    """The first part with other rows, and a manifest that agrees; its name."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    facts = manifest["files"][0]
+    path = out / facts["file"]
+    table = change(pyarrow.parquet.read_table(path))
+    pyarrow.parquet.write_table(table, path, compression="zstd")
+    manifest["rows"] += len(table) - facts["rows"]
+    facts["rows"] = len(table)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return path.name
+
+
+def test_a_row_group_that_takes_gigabytes_is_refused(out, monkeypatch):
+    name = rewritten(out, lambda table: table.take([0] * 1000))
+    monkeypatch.setattr(reading, "GROUP_BYTES", 2**20)
+    with pytest.raises(ValueError, match=f"{name}: has a row group of 1,000 rows, more than 819; run vidtwin encode-dataset again"):
+        LatentDataset(out)
+
+
+def test_text_that_rows_share_is_in_memory_once(out):
+    def long(table):
+        place = table.schema.get_field_index("label")
+        return table.set_column(place, table.schema.field("label"), pyarrow.array(["x" * 2**20] * len(table)))
+
+    rewritten(out, lambda table: long(table.take([0] * 100)))
+    rows = LatentDataset(out, columns=["label"])
+    assert len({id(label) for label in rows.column("label")[:100]}) == 1
+    assert rows[0]["label"] is rows[99]["label"] and rows[99]["label"] == "x" * 2**20
+
+
+def test_parts_without_what_the_manifest_says_are_refused(out):
+    name = rewritten(out, lambda table: table.drop(["label"]))
+    with pytest.raises(ValueError, match=f"{name}: column label is not that of its plan; run vidtwin encode-dataset again"):
+        LatentDataset(out, columns=["label"])
+
+
+def test_rows_with_gaps_are_refused_when_they_are_read(out):
+    def gap(table):
+        place, field = table.schema.get_field_index("structure"), table.schema.field("structure")
+        values = table.column("structure").to_pylist()
+        return table.set_column(place, field, pyarrow.array([None, *values[1:]], field.type))
+
+    name = rewritten(out, gap)
+    with pytest.raises(ValueError, match=f"{name}: column structure has gaps; run vidtwin encode-dataset again"):
+        LatentDataset(out)[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.conftest import CAMERAS, lerobot, pack
-from vidtwin.latent_sets.items import content, list_items, opened
+from vidtwin.latent_sets.items import Item, content, list_items, opened, typed
 
 
 def test_a_folder(clip, tmp_path):
@@ -176,3 +176,10 @@ def test_a_folder_of_a_remote_file_system(clip):
         assert Path(file).read_bytes() == clip.read_bytes()
     with pytest.raises(FileNotFoundError, match="no videos there"):
         list_items("memory://nothing")
+
+
+def test_many_columns_of_numbers_are_typed_in_one_pass():
+    """Column by column, this would take minutes."""
+    names = [f"c{number}" for number in range(1000)]
+    items = [Item(str(row), str(row), columns=tuple((name, str(row)) for name in names)) for row in range(100)]
+    assert typed(items)[7].columns == tuple((name, 7) for name in names)

@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pandas
+import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
@@ -28,6 +29,7 @@ from vidtwin.latent_sets import local, store
 from vidtwin.latent_sets.job import verify_dataset
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.rows import latents_in
+from vidtwin.latent_sets.spool import METADATA
 from vidtwin.latent_sets.statistics import Statistics
 from vidtwin.latents.stream import Identity
 from vidtwin.video.read.reader import read_video
@@ -402,3 +404,55 @@ def test_bad_plans_are_refused(plan, changes, message):
 
 def test_plans_are_read_back(plan):
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan and plan.difference(plan) is None
+
+
+def stopped_before_the_parts(videos, out, model, plan, monkeypatch) -> list[Path]:
+    """A run that ends when its items are encoded; their files."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("vidtwin.latent_sets.store.Store.write_part", interrupted)
+        encode(videos, out, model, plan)
+    return sorted((out / "work").glob("*.arrow"))
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
+
+
+def without_statistics(table):
+    facts = json.loads(table.schema.metadata[METADATA])
+    del facts["statistics"]
+    return table.replace_schema_metadata({METADATA: json.dumps(facts)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_statistics,
+        lambda table: table.replace_schema_metadata({METADATA: "{}"}),
+        lambda table: table.replace_schema_metadata({METADATA: "[" * 10_000}),
+        lambda table: table.replace_schema_metadata(None),
+        lambda table: table.drop(["geometry"]),
+        lambda table: table.slice(1),
+        lambda table: pyarrow.concat_tables([table, table]),
+    ],
+)
+def test_rows_in_work_that_are_not_what_they_say_are_encoded_again(videos, model, plan, tmp_path, monkeypatch, change):
+    encode(videos, tmp_path / "whole", model, plan)
+    first, *_ = stopped_before_the_parts(videos, tmp_path / "out", model, plan, monkeypatch)
+    with pyarrow.OSFile(str(first)) as file:
+        table = change(pyarrow.ipc.open_file(file).read_all())
+    with pyarrow.OSFile(str(first), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    assert encode(videos, tmp_path / "out", model, plan).encoded == 1
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_a_lock_that_is_a_link_changes_nothing_elsewhere(videos, model, plan, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other.txt"
+    (out / "work").mkdir(parents=True)
+    other.write_text("mine")
+    (out / "work" / "lock").symlink_to(other)
+    (out / "data").mkdir()
+    (out / "data" / ".part.partial-1").mkdir()  # what is left of a folder goes, too
+    encode(videos, out, model, plan)
+    assert other.read_text() == "mine" and not list(out.rglob(".*.partial-*"))

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import resource
 import shutil
 from contextlib import contextmanager
@@ -261,3 +262,24 @@ def test_what_a_killed_process_left_unfinished_goes(recipe, tmp_path):
     train(replace(recipe, steps=4), run, progress=False)
     assert [path.name for path in run.glob(".*")] == [".notes"]
     assert names(run) == ["step-00000002.pt", "step-00000004.pt"]
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero"])
+def test_a_pipe_or_device_in_place_of_a_checkpoint_is_passed_over(recipe, tmp_path, target, capsys):
+    """Opening it would wait for ever, or fill the memory."""
+    out = tmp_path / "run"
+    train(replace(recipe, steps=2), out, progress=False)
+    odd = out / "checkpoints" / "step-00000004.pt"
+    os.mkfifo(odd) if target is None else odd.symlink_to(target)
+    assert checkpoints.latest(out, replace(recipe, steps=2))["step"] == 2
+    assert f"passed over: {odd}: is a pipe, a socket or a device, not a file" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_left_goes_and_nothing_behind_a_link(tmp_path):
+    for folder in (tmp_path / "run" / "checkpoints", tmp_path / "mine"):
+        folder.mkdir(parents=True)
+        (folder / "a").touch()
+    (tmp_path / "run" / ".model.partial-1").symlink_to(tmp_path / "mine")
+    (tmp_path / "run" / "checkpoints" / ".step.partial-2").mkdir()
+    checkpoints.clear(tmp_path / "run")
+    assert (tmp_path / "mine" / "a").exists() and not list((tmp_path / "run").rglob(".*.partial-*"))

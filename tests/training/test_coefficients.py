@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import SMALL
 from tests.training.conftest import difference, launch, same_checkpoints, stopping_after_saving
@@ -141,3 +142,17 @@ def test_what_coefficients_do_not_know_is_refused(coefficients):
         replace(coefficients, coefficients=None, reverse=True)
     with pytest.raises(ValueError, match="coefficients=0: a block has 1 to"):
         replace(coefficients, coefficients=0)
+
+
+def test_a_cache_without_a_part_or_of_no_numbers_is_refused_by_name(coefficients, tmp_path):
+    cached(coefficients, tmp_path / "cache")
+    part = tmp_path / "cache" / "outside.float16"
+    part.rename(tmp_path / "kept")
+    with pytest.raises(ValueError, match="outside.float16: not as large as cache.json says; delete the folder"):
+        CoefficientClips(tmp_path / "cache", coefficients)
+    (tmp_path / "kept").rename(part)
+    basis = load_file(tmp_path / "cache" / "basis.safetensors")
+    basis["vectors"][0, 0] = float("nan")
+    save_file(basis, tmp_path / "cache" / "basis.safetensors")
+    with pytest.raises(ValueError, match=r"basis.safetensors: has NaN or infinite values; delete the folder"):
+        CoefficientClips(tmp_path / "cache", coefficients)

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -140,3 +141,18 @@ def test_the_clock_gives_rates_and_shares_and_starts_anew():
     assert values["clips_per_second"] > 0
     assert 0 <= values["data_share"] <= 1
     assert clock.take(clips=4) == {"clips_per_second": 0}
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero"])
+def test_a_pipe_or_device_in_place_of_a_log_is_refused(tmp_path, target):
+    path = tmp_path / "log.jsonl"
+    os.mkfifo(path) if target is None else path.symlink_to(target)
+    with pytest.raises(OSError, match="log.jsonl: is a pipe, a socket or a device, not a file"):
+        RunLog(tmp_path, 0, {})
+
+
+def test_a_log_of_gigabytes_is_refused_unread(tmp_path):
+    with (tmp_path / "log.jsonl").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match="log.jsonl: has 1,099,511,627,776 bytes, more than 268,435,456; split it"):
+        RunLog(tmp_path, 0, {})

@@ -10,6 +10,8 @@ from tqdm import tqdm
 from vidtwin.checked import fact, parse_json
 from vidtwin.files import atomic_output, check_regular, in_line
 
+MOST_BYTES = 2**28
+
 
 class FailureList:
     """A JSON-lines file of recordings and reasons, one line a recording, that a resumed run goes on with.
@@ -26,7 +28,7 @@ class FailureList:
         self.path, self.total, self.limit = path, total, limit
         self._reasons: dict[str, str] = {}
         if path.exists():
-            check_regular(path)
+            check_regular(path, MOST_BYTES)
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         *lines, cut_short = text.split("\n")
         for number, line in enumerate(lines, 1):

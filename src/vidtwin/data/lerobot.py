@@ -29,7 +29,7 @@ SPAN = ("from_timestamp", "to_timestamp")  # of an episode in a file of videos
 CLOSE = 1e-4  # seconds that stated times may be off, as in LeRobot
 LEAST_FPS = 1e-3
 MOST_INDEX = 2**30  # bytes of a file of meta
-MOST_ROWS = 10_000_000  # of a table of meta
+MOST_EPISODES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -185,37 +185,24 @@ def _episodes_v3(index: _Index) -> Iterator[Recording]:
 
 
 def _rows_v3(index: _Index) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowException, float64, int64, schema
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ValueError(f"{index.folder}: LeRobot v3 needs pyarrow; install it with: pip install 'vidtwin[train]'") from error
-    columns = {"episode_index": int64()}
+    whole, real = ["episode_index"], []
     for camera in index.videos:
-        columns |= {f"videos/{camera}/{column}": int64() for column in PLACE} | {f"videos/{camera}/{c}": float64() for c in SPAN}
-    if index.images:
-        columns |= {f"data/{column}": int64() for column in PLACE}
+        whole += [f"videos/{camera}/{column}" for column in PLACE]
+        real += [f"videos/{camera}/{column}" for column in SPAN]
+    whole += [f"data/{column}" for column in PLACE] if index.images else []
     rows: dict[int, dict[str, Any]] = {}
     for path in files_below(index.folder / "meta" / "episodes"):
         if path.suffix.lower() != ".parquet":
             continue
-        try:
-            with ParquetFile(path) as file:
-                if file.metadata.num_rows > MOST_ROWS:
-                    raise ValueError(f"{path}: states {file.metadata.num_rows:,} episodes; get the data set again")
-                table = file.read([*columns, "length"])
-            absent = [column for column in columns if column not in table.column_names or table[column].null_count]
-            if absent:
-                raise ValueError(f"{path}: column {absent[0]} is missing or has gaps; get the data set again")
-            known = columns | ({"length": int64()} if "length" in table.column_names else {})
-            for row in table.select(list(known)).cast(schema(known)).to_pylist():
-                if row["episode_index"] in rows:
-                    raise ValueError(f"{path}: episode {row['episode_index']} appears twice; get the data set again")
-                if any(isinstance(value, int) and value < 0 for value in row.values()):
-                    raise ValueError(f"{path}: episode {row['episode_index']} has a number below 0; get the data set again")
-                rows[row["episode_index"]] = row
-        except (ArrowException, OSError) as error:
-            raise ValueError(f"{path}: not a readable list of episodes ({str(error).splitlines()[0]}); get it again") from error
+        table = numbers(path, whole, real, ["length"])
+        if len(rows) + table.num_rows > MOST_EPISODES:
+            raise ValueError(f"{path}: states more than {MOST_EPISODES:,} episodes with those before; split the data set")
+        for row in table.to_pylist():
+            if row["episode_index"] in rows:
+                raise ValueError(f"{path}: episode {row['episode_index']} appears twice; get the data set again")
+            if any(isinstance(value, int) and value < 0 for value in row.values()):
+                raise ValueError(f"{path}: episode {row['episode_index']} has a number below 0; get the data set again")
+            rows[row["episode_index"]] = row
     if not rows:
         raise FileNotFoundError(f"{index.folder / 'meta' / 'episodes'}: no episodes (.parquet) in it; get the data set again")
     return [rows[number] for number in sorted(rows)]
@@ -256,8 +243,8 @@ class _Table:
         self.path, self.problem = path, ""
         self.spans: dict[int, tuple[int, int]] = {}
         try:
-            check_regular(path)
-            episode, frame = (numbers(path, name) for name in ("episode_index", "frame_index"))
+            table = numbers(path, ["episode_index", "frame_index"])
+            episode, frame = (table[name].to_numpy() for name in ("episode_index", "frame_index"))
         except (OSError, ValueError) as error:
             self.problem = Recording(path).reason(error)
             return

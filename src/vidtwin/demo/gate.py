@@ -8,6 +8,8 @@ import json
 import os
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vidtwin.demo.folder import Keeper
+from vidtwin.files import in_line
 
 API, FILE = "/gradio_api/", "/gradio_api/file="
 ROUTES = {"/", "/config", "/login", "/logout", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"} | {
@@ -34,7 +37,8 @@ FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}heartbeat/")
 BODY = 2**16  # bytes of a request that is no upload
 FRAME = 2**16  # bytes of an upload beside its file
 UPLOADS, LOGINS = 8, 8  # at once; more are told to come again
-PATIENCE = 60.0  # seconds that a request may go without a byte
+PATIENCE = 60.0  # seconds that a request may go without a byte, and that all of it may take beside SLOWEST
+SLOWEST = 2**13  # bytes of an upload a second: its place is one of few
 DELAY = 1.0  # seconds that a wrong login takes; others wait meanwhile
 AGAIN = "too many at once; try again in a minute"
 
@@ -75,6 +79,13 @@ class Gate:
             if not begun:
                 status, reason = refused.args
                 await PlainTextResponse(reason, status)(scope, receive, send)
+        except Exception as error:  # of Gradio, on what its own page never sends
+            if os.environ.get("VIDTWIN_TRACEBACK"):
+                raise
+            reason = in_line(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
+            print(f"vidtwin: warning: a request for {in_line(scope['path'], 100)} failed ({reason})", file=sys.stderr)
+            if not begun:
+                await PlainTextResponse("the request is none of this page's", 400)(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -91,7 +102,11 @@ class Gate:
             raise RefusedError(404, "there is no such page")
 
     def _check_file(self, path: Any) -> None:
-        if not isinstance(path, str) or "\0" in path or not Path(os.path.realpath(path)).is_relative_to(self._served):
+        try:
+            served = isinstance(path, str) and Path(os.path.realpath(path)).is_relative_to(self._served)
+        except ValueError:  # what no file can be called
+            served = False
+        if not served:
             raise RefusedError(403, "not a file of this page")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,11 +130,11 @@ class Gate:
         if not Headers(scope=scope).get("content-type", "").startswith("multipart/form-data"):
             raise RefusedError(400, "the request holds no file")
         await self._check_login(scope)
-        self._uploads, got = self._uploads + 1, 0
+        self._uploads, got, begun = self._uploads + 1, 0, time.monotonic()
 
         async def counted() -> Message:
             nonlocal got
-            message = await _next(receive)
+            message = await _next(receive, begun + got / SLOWEST)
             got += len(message.get("body", b""))
             if got > self._most:
                 raise RefusedError(413, f"the limit here is {self._most / 1e6:.0f} MB; make the file smaller")
@@ -190,18 +205,19 @@ def _name(address: str) -> str | None:
         return None
 
 
-async def _next(receive: Receive) -> Message:
+async def _next(receive: Receive, begun: float) -> Message:
+    """What comes next of a request; `begun`: the time.monotonic() from which it has PATIENCE, however little comes at once."""
     try:
-        return await asyncio.wait_for(receive(), PATIENCE)
+        return await asyncio.wait_for(receive(), max(0.0, begun + PATIENCE - time.monotonic()))
     except asyncio.TimeoutError:
         raise RefusedError(408, "the request was interrupted") from None
 
 
 async def _read(receive: Receive) -> bytes:
     """All of a request."""
-    body = b""
+    body, begun = b"", time.monotonic()
     while True:
-        message = await _next(receive)
+        message = await _next(receive, begun)
         body += message.get("body", b"")
         if len(body) > BODY:
             raise RefusedError(413, "the request is too large")
@@ -230,7 +246,7 @@ def _paths(body: bytes) -> Iterator[Any]:
     while left:
         value = left.pop()
         if isinstance(value, dict):
-            if value.get("path"):
+            if value.get("path") is not None:
                 yield value["path"]
             left += value.values()
         elif isinstance(value, list):

@@ -8,19 +8,23 @@ import itertools
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from vidtwin.files import check_regular
+from vidtwin.files import check_regular, first_line
 from vidtwin.latent_sets.manifest import read_manifest
 from vidtwin.latent_sets.plan import Plan
-from vidtwin.latent_sets.rows import latents_in, needs_pyarrow, schema
+from vidtwin.latent_sets.rows import latent_fields, latents_in, needs_pyarrow, schema
 from vidtwin.latent_sets.statistics import Statistics
 from vidtwin.model.latents import NAMES, Latents, NormalizedLatents
+from vidtwin.parquet import check_pages
 
+AGAIN = "run vidtwin encode-dataset again"
+GROUP_BYTES = 2**29  # that a row group may take, as float32
 GROUPS_KEPT = 8  # row groups that random access keeps in memory
 
 
@@ -56,10 +60,10 @@ class LatentDataset(Dataset[Row]):
         self._stamps = {self.folder / "manifest.json": _stamp(self.folder / "manifest.json")}
         for facts in manifest["files"]:
             path = self.folder / facts["file"]
-            self.groups += _groups(path, facts["rows"], self.plan)
+            self.groups += _groups(path, facts["rows"], self.plan, manifest["columns"])
             self._stamps[path] = _stamp(path)
         self._starts = list(itertools.accumulate((rows for *_, rows in self.groups), initial=0))
-        self.names: list[str] = _parquet().read_schema(self.groups[0][0]).names if self.groups else []
+        self.names: list[str] = [*schema(self.plan).names, *manifest["columns"]]
         own = [name for name in self.names if name.removesuffix("_scale") in NAMES]
         if unknown := [name for name in columns if name not in self.names or name in own]:
             raise ValueError(f"{folder}: no column {unknown[0]!r} beside the latents; there are {', '.join(self.names)}")
@@ -91,14 +95,18 @@ class LatentDataset(Dataset[Row]):
         path, number, _ = self.groups[group]
         self._check_unchanged(path)
         try:
-            with _parquet().ParquetFile(path) as file:
+            with _parquet().ParquetFile(path, read_dictionary=self.columns) as file:
+                for name in self._wanted:
+                    check_pages(path, name, file.metadata, [number])
                 table = file.read_row_group(number, columns=self._wanted)
         except (OSError, needs_pyarrow().ArrowException) as error:
-            raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); run vidtwin encode-dataset again") from error
+            raise ValueError(f"{path}: cannot be read ({first_line(error)}); {AGAIN}") from error
+        if gaps := next((name for name in self._wanted if name not in self.columns and table.column(name).null_count), None):
+            raise ValueError(f"{path}: column {gaps} has gaps; {AGAIN}")
         latents = latents_in(table, self.plan.config)
         if self.normalize:
             latents = Latents(*self.normalizer.normalize(latents).tensors)
-        return latents, {name: table.column(name).to_pylist() for name in self.columns}
+        return latents, {name: _values(table.column(name)) for name in self.columns}
 
     def _check_unchanged(self, path: Path) -> None:
         """Refuse a part that has changed since this was made, and say once that the data set has."""
@@ -120,7 +128,9 @@ class LatentDataset(Dataset[Row]):
         paths = dict.fromkeys(path for path, *_ in self.groups)
         for path in paths:
             self._check_unchanged(path)
-        return [value for path in paths for value in _parquet().read_table(path, columns=[name]).column(0).to_pylist()]
+            check_pages(path, name, footer := _parquet().read_metadata(path), range(footer.num_row_groups))
+        tables = (_parquet().read_table(path, columns=[name], read_dictionary=[name]) for path in paths)
+        return [value for table in tables for value in _values(table.column(0))]
 
     def latents_of(self, batch: Row) -> NormalizedLatents | Latents:
         """Of a batch that a loader made: with the type that says whether they are normalised."""
@@ -141,7 +151,18 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _groups(path: Path, rows: int, plan: Plan) -> list[tuple[Path, int, int]]:
+def _values(column: Any) -> list[Any]:
+    """As Python values, of which those that rows share are there once."""
+    if not hasattr(column.type, "index_type"):
+        return list(column.to_pylist())
+    found: list[Any] = []
+    for chunk in column.chunks:
+        shared = chunk.dictionary.to_pylist()
+        found += [None if place is None else shared[place] for place in chunk.indices.to_pylist()]
+    return found
+
+
+def _groups(path: Path, rows: int, plan: Plan, columns: Sequence[str]) -> list[tuple[Path, int, int]]:
     """The row groups of a part. Raises OSError or ValueError, in one line, for one that is missing or not of the plan."""
     pa = needs_pyarrow()
     check_regular(path)
@@ -149,12 +170,17 @@ def _groups(path: Path, rows: int, plan: Plan) -> list[tuple[Path, int, int]]:
         with pa.parquet.ParquetFile(path) as file:
             footer, there = file.metadata, file.schema_arrow
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); run vidtwin encode-dataset again") from error
+        raise ValueError(f"{path}: cannot be read ({first_line(error)}); {AGAIN}") from error
+    most = GROUP_BYTES // (4 * sum(map(prod, latent_fields(plan).values())))
+    groups = [(path, group, footer.row_group(group).num_rows) for group in range(footer.num_row_groups)]
+    if (largest := max((size for *_, size in groups), default=0)) > most:  # a few bytes may stand for any number of equal rows
+        raise ValueError(f"{path}: has a row group of {largest:,} rows, more than {most:,}; {AGAIN}")
     wrong = [field.name for field in schema(plan) if field.name not in there.names or there.field(field.name).type != field.type]
+    wrong += [name for name in columns if there.get_field_index(name) < 0]
     if wrong or footer.num_rows != rows:
         what = f"column {wrong[0]} is not that of its plan" if wrong else f"has {footer.num_rows} rows, the manifest says {rows}"
-        raise ValueError(f"{path}: {what}; run vidtwin encode-dataset again")
-    return [(path, group, footer.row_group(group).num_rows) for group in range(footer.num_row_groups)]
+        raise ValueError(f"{path}: {what}; {AGAIN}")
+    return groups
 
 
 class IterableLatents(IterableDataset[Row]):

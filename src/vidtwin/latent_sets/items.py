@@ -20,6 +20,7 @@ from vidtwin.video.read.decode import TableColumn, TarMember, file_holding
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?(e[+-]?\d{1,2})?", re.IGNORECASE)  # what float64 holds
 SCHEMES = ("file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "ftp", "sftp", "memory")
+NUMBERS: dict[type[int] | type[float], re.Pattern[str]] = {int: WHOLE, float: NUMBER}  # "007" and "" are neither
 LABEL = "label"
 BLOCK = 1 << 20  # bytes that are copied at once
 Value = str | int | float
@@ -99,17 +100,17 @@ def list_items(source: str, label: bool = False, root: Path | None = None, camer
 
 def typed(items: list[Item]) -> list[Item]:
     """Columns of text of which every value is a whole number, or a number, as such; labels stay text."""
-    for kind in (int, float):
-        for name in {name for item in items for name, value in item.columns if isinstance(value, str)} - {LABEL}:
-            values = [value for item in items for column, value in item.columns if column == name]
-            if all(_is(kind, value) for value in values):
-                items = [replace(item, columns=tuple((c, kind(v) if c == name else v) for c, v in item.columns)) for item in items]
-    return items
+    left: dict[str, set[type[int] | type[float]]] = {}  # by column: what all its values so far can be
+    for item in items:
+        for name, value in item.columns:
+            kinds = left.setdefault(name, set(NUMBERS) if isinstance(value, str) and name != LABEL else set())
+            kinds -= {kind for kind in kinds if not NUMBERS[kind].fullmatch(str(value))}
+    made = {name: int if int in kinds else float for name, kinds in left.items() if kinds}
 
+    def columns(item: Item) -> Columns:
+        return tuple((name, made[name](value) if name in made else value) for name, value in item.columns)
 
-def _is(kind: type, value: Value) -> bool:
-    """Whether text is a number: "007" and "" are none."""
-    return (WHOLE if kind is int else NUMBER).fullmatch(str(value)) is not None
+    return [replace(item, columns=columns(item)) for item in items] if made else items
 
 
 def _local(source: Path, root: Path | None = None, cameras: Sequence[str] = ()) -> Iterator[Item]:

@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vidtwin.checked import fact, read_json
-from vidtwin.files import in_line
+from vidtwin.files import first_line
 from vidtwin.latent_sets.plan import Plan
 from vidtwin.latent_sets.statistics import Statistics
 
@@ -47,10 +47,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); run vidtwin encode-dataset again") from error
     return manifest
-
-
-def first_line(error: Exception) -> str:
-    return in_line(next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def stored_bytes(rows: int, size: int) -> str:

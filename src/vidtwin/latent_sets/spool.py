@@ -12,7 +12,7 @@ from vidtwin.files import atomic_output, write_json
 from vidtwin.latent_sets.encode import Failure, Rows
 from vidtwin.latent_sets.items import Content, Item, content, glance
 from vidtwin.latent_sets.plan import Plan
-from vidtwin.latent_sets.rows import columns_of, needs_pyarrow, unpack
+from vidtwin.latent_sets.rows import columns_of, needs_pyarrow, schema, unpack
 from vidtwin.latent_sets.statistics import Statistics
 from vidtwin.model.latents import NAMES
 
@@ -58,7 +58,7 @@ class Spool:
         rows, failure = self._files(item)
         try:
             if rows.is_file():
-                entry = entries_in(needs_pyarrow().ipc.open_file(rows).schema.metadata[METADATA])[0]
+                entry = self._entry(rows, item)
             elif failure.is_file():
                 entry = entry_of(read_json(failure))
             else:
@@ -66,6 +66,19 @@ class Spool:
         except (OSError, KeyError, TypeError, ValueError, IndexError, needs_pyarrow().ArrowException):
             return None  # encoded again
         return entry if entry.key == item.key and failure.is_file() == (entry.reason is not None) else None
+
+    def _entry(self, rows: Path, item: Item) -> Entry:
+        """Of a file of rows. Raises ValueError if they are not those of an item of this plan: a part takes them as they are."""
+        pa = needs_pyarrow()
+        with pa.memory_map(str(rows)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        (entry,), statistics = _stated(table)
+        if not table.schema.equals(schema(self.plan, item.columns)) or entry.rows != table.num_rows or not entry.rows:
+            raise ValueError("other rows than it says")
+        if statistics.channels != tuple(shape[0] for shape in self.plan.config.latent_shapes):
+            raise ValueError("statistics of other latents")
+        table.validate(full=True)
+        return entry
 
     def _files(self, item: Item) -> tuple[Path, Path]:
         name = hashlib.sha256(item.key.encode()).hexdigest()[:32]
@@ -94,8 +107,8 @@ class Spool:
         pa = needs_pyarrow()
         with pa.OSFile(str(self._files(item)[0])) as file:
             table = pa.ipc.open_file(file).read_all()
-        facts = json.loads(table.schema.metadata[METADATA])
-        return table, entry_of(facts["items"][0]), Statistics.from_dict(facts["statistics"])
+        (entry,), statistics = _stated(table)
+        return table, entry, statistics
 
     def attempt(self, item: Item) -> int:
         """Count that an item is begun: how often it was, this time included."""
@@ -116,6 +129,12 @@ class Spool:
         """Delete what there is of an item."""
         for path in (*self._files(item), self._tries(item)):
             path.unlink(missing_ok=True)
+
+
+def _stated(table: Any) -> tuple[list[Entry], Statistics]:
+    """What a table of rows says of itself. Raises ValueError, or TypeError or KeyError, if that is nothing."""
+    metadata = table.schema.metadata[METADATA]
+    return entries_in(metadata), Statistics.from_dict(fact(parse_json(metadata), "statistics", dict))
 
 
 def stored_values(table: Any, plan: Plan) -> list[Any]:

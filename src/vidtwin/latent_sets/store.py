@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from vidtwin.checked import fact, parse_json, read_json
-from vidtwin.files import atomic_output, check_regular, file_hash, in_line, write_json
+from vidtwin.data.sources import MOST_LIST
+from vidtwin.files import atomic_output, check_regular, clear_partial, file_hash, first_line, in_line, write_json
 from vidtwin.latent_sets.items import Columns, Content, Item
-from vidtwin.latent_sets.manifest import DAMAGED, first_line, read_manifest
+from vidtwin.latent_sets.manifest import DAMAGED, read_manifest
 from vidtwin.latent_sets.plan import FORMAT, Plan
 from vidtwin.latent_sets.rows import latent_fields, needs_pyarrow, schema
 from vidtwin.latent_sets.spool import METADATA, Entry, Spool, entries_in, stored_values, to_json
@@ -76,7 +77,7 @@ class Store:
         self.data.mkdir(exist_ok=True)
         if (self.work / "lock").exists():
             check_regular(self.work / "lock")
-        self._lock = (self.work / "lock").open("w")
+        self._lock = (self.work / "lock").open("a")  # which changes nothing where a link leads out of the folder
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,8 +89,8 @@ class Store:
             self._lock.close()
             raise
         shutil.rmtree(self.copies, ignore_errors=True)
-        for stale in (*self.data.glob(".*.partial-*"), *self.work.glob(".*.partial-*"), *self.folder.glob(".*.partial-*")):
-            stale.unlink()
+        for folder in (self.data, self.work, self.folder):
+            clear_partial(folder)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,6 +124,7 @@ class Store:
         path = self.folder / FAILURES
         try:
             if path.is_file():
+                check_regular(path, MOST_LIST)
                 rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
             elif (path := self.folder / FORMER_FAILURES).is_file():
                 rows = needs_pyarrow().parquet.read_table(path).to_pylist()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vidtwin.checked import read_json
-from vidtwin.files import in_line
+from vidtwin.files import check_regular, in_line
 from vidtwin.model.config import VidTwinConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -170,8 +170,10 @@ def read_pickle(path: Path) -> Any:
     Tensors stay in the file until they are used, where its format (that of torch since 1.6) allows it.
 
     Raises:
+        OSError: no such file, or a pipe or a device.
         ValueError: a pickle that asks for anything else (nothing of it has run), or no file of torch's, or a damaged one.
     """
+    check_regular(path)
     zipped = zipfile.is_zipfile(path)
     try:
         _check_sizes(path, zipped)

@@ -139,7 +139,7 @@ def latest(out: Path, recipe: RunRecipe) -> dict[str, Any] | None:
         try:
             content = _read(path)
             break
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             reasons.append(str(error))
     else:
         if paths:

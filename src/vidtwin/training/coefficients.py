@@ -139,6 +139,8 @@ def _read_basis(folder: Path, side: int, count: int) -> PatchBasis:
     tensors, values = read_tensors(folder / BASIS), 3 * side**2
     expected = {"mean": (values,), "vectors": (count, values), "signs": (count,)}
     refuse_differences(expected, {name: tuple(t.shape) for name, t in tensors.items()}, str(folder / BASIS), "delete the folder")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise ValueError(f"{folder / BASIS}: has NaN or infinite values; delete the folder")
     return PatchBasis(side, **tensors)
 
 
@@ -270,7 +272,7 @@ class CoefficientClips(Dataset[CoefficientSample]):
         self.grid = self.config.height // self.basis.side, self.config.width // self.basis.side
         self.folder, self.rows = folder, stored.rows
         for name, values in ((COEFFICIENTS, len(self.basis)), (OUTSIDE, 1)):
-            if (folder / name).stat().st_size != 2 * self.rows * values:
+            if not (folder / name).is_file() or (folder / name).stat().st_size != 2 * self.rows * values:
                 raise ValueError(f"{folder / name}: not as large as {INDEX} says; delete the folder")
         by_name: dict[str, list[CachedVideo]] = {}
         for video in stored.videos:

@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image
 
 from vidtwin.checked import build, parse_json
-from vidtwin.files import atomic_output, in_line
+from vidtwin.files import atomic_output, check_regular, in_line
 from vidtwin.video.write.writer import VideoWriter
 
+MOST_LOG = 2**28  # bytes
 LOG, VIDEOS, TENSORBOARD = "log.jsonl", "videos", "tensorboard"
 
 
@@ -151,8 +152,9 @@ def _lines(path: Path) -> Iterator[tuple[str, int]]:
     """The records of a log.jsonl as they are written, and their steps; what a kill cut short is left out.
 
     Raises:
-        ValueError: a line that is no record of a run.
+        OSError: a pipe or a device. ValueError: a line that is no record of a run, or more than MOST_LOG bytes.
     """
+    check_regular(path, MOST_LOG)
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.endswith(b"}"):
             continue

@@ -2,22 +2,22 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from vidtwin.files import first_line
+from vidtwin.parquet import check_pages
 from vidtwin.video.read.decode import TableColumn, VideoWarning, check_file
 from vidtwin.video.read.images import check_start, holds_several, info_of, open_image, rgb
 from vidtwin.video.read.info import Frame, VideoInfo
 
-ROWS = 16  # that are read at once
-MOST_ROWS = 2**26  # of a column of numbers
+AGAIN = "get the data set again"
+NO_PICTURE = "holds no picture; write the data set with its images embedded"
+MOST_ROWS = 2**22  # of columns of numbers: a few bytes may stand for any number of equal ones
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Column:
     @cached_property
     def count(self) -> int:
         """Number of frames."""
-        with _parquet(self.path) as file:
+        with _parquet(self.path.table, str(self.path)) as file:
             return int(file.metadata.num_rows)
 
     def info(self) -> VideoInfo:
@@ -57,47 +57,81 @@ class Column:
 
     def _open(self, number: int, row: Any) -> Any:
         data = row.get("bytes") if isinstance(row, dict) else row
-        if not isinstance(data, bytes) or not data:
-            raise ValueError(f"{self._name(number)}: holds no picture; write the data set with its images embedded")
+        if not data:
+            raise ValueError(f"{self._name(number)}: {NO_PICTURE}")
         return open_image(self._name(number), io.BytesIO(data))
 
     def _rows(self, start: int, stop: int) -> Iterator[Any]:
-        """The values of rows start..stop-1, of the row groups that hold them, a few at a time."""
-        with _parquet(self.path) as file:
+        """The values of rows start..stop-1, of the row groups that hold them.
+
+        One at a time: in the file all rows may share one value.
+        """
+        with _parquet(self.path.table, str(self.path)) as file:
             first = 0
             for group in range(file.metadata.num_row_groups):
                 end = first + file.metadata.row_group(group).num_rows
-                for batch in file.iter_batches(ROWS, [group], [self.path.name]) if first < stop and end > start else ():
-                    here = slice(max(0, start - first), max(0, min(stop - first, len(batch))))
-                    yield from batch.column(0)[here].to_pylist()
-                    first += len(batch)
+                if first < stop and end > start:
+                    leaf = self._leaf(file.schema_arrow)
+                    check_pages(self.path.table, leaf, file.metadata, [group])
+                    for batch in file.iter_batches(1, [group], [leaf]):
+                        if start <= first < stop:
+                            yield batch.column(0)[0].as_py()
+                        first += 1
+                        if first >= stop:
+                            return
                 first = end
+
+    def _leaf(self, schema: Any) -> str:
+        """The column of bytes. Raises ValueError if there is none."""
+        from pyarrow import types
+
+        name, place = self.path.name, schema.get_field_index(self.path.name)
+        if place < 0:
+            raise ValueError(f"{self.path}: has no such column; {AGAIN}")
+        kind = schema.field(place).type
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            name, kind = f"{name}.bytes", kind.field("bytes").type
+        if not types.is_binary(kind) and not types.is_large_binary(kind):
+            raise ValueError(f"{self.path}: {NO_PICTURE}")
+        return name
 
 
 @contextmanager
-def _parquet(path: TableColumn) -> Iterator[Any]:
-    """The file, which has the column. What pyarrow raises becomes a ValueError of one line."""
-    check_file(path)
+def _parquet(table: Path, name: str) -> Iterator[Any]:
+    """The file. What pyarrow raises becomes a ValueError of one line, which begins with `name`."""
+    check_file(table)
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise ValueError(f"{path}: needs the package pyarrow: pip install 'vidtwin[dataset]'") from None
+        raise ValueError(f"{name}: needs the package pyarrow: pip install 'vidtwin[dataset]'") from None
     try:
-        with ParquetFile(path.table) as file:
-            if path.name not in file.schema_arrow.names:
-                raise ValueError(f"{path}: has no such column; get the data set again")
+        with ParquetFile(table) as file:
             yield file
     except (ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); get it again") from error
+        raise ValueError(f"{name}: cannot be read ({first_line(error)}); get it again") from error
 
 
-def numbers(table: Path, name: str) -> np.ndarray:
-    """A column of whole numbers of a Parquet file, as int64. Raises OSError or ValueError in one line."""
-    with _parquet(TableColumn(table, name, Fraction(1))) as file:
-        if file.metadata.num_rows > MOST_ROWS:  # a few bytes may stand for any number of equal ones
-            raise ValueError(f"{table}: states {file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}; split it")
-        values = file.read([name]).column(0)
-        if values.null_count or str(values.type) not in ("int64", "int32"):
-            raise ValueError(f"{table}: column {name} is not of whole numbers; get the data set again")
-        return np.asarray(values.to_numpy(), np.int64)
+def numbers(table: Path, whole: Sequence[str], real: Sequence[str] = (), maybe: Sequence[str] = ()) -> Any:
+    """Columns of numbers of a Parquet file, without gaps, as an Arrow table: whole ones, any, and whole ones if they are there.
+
+    Raises OSError or ValueError in one line.
+    """
+    with _parquet(table, str(table)) as file:
+        from pyarrow import types
+
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        if rows > MOST_ROWS:
+            raise ValueError(f"{table}: states {rows:,} rows, more than {MOST_ROWS:,}; split it")
+        names = [*whole, *real, *(name for name in maybe if name in schema.names)]
+        for name in names:
+            place = schema.get_field_index(name)
+            kind = None if place < 0 else schema.field(place).type
+            if kind is None or not (types.is_integer(kind) or (name in real and types.is_floating(kind))):
+                what = "is missing" if kind is None else f"is not of {'' if name in real else 'whole '}numbers"
+                raise ValueError(f"{table}: column {name} {what}; {AGAIN}")
+            check_pages(table, name, file.metadata, range(file.metadata.num_row_groups))
+        values = file.read(names)
+        if gaps := next((name for name in names if values[name].null_count), None):
+            raise ValueError(f"{table}: column {gaps} has gaps; {AGAIN}")
+        return values
