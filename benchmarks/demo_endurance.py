@@ -135,7 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
             results = endure(server, url, own, options)
             results["files_after_jobs"] = sum(path.is_file() for path in place.rglob("*"))
             time.sleep(60 * options.keep_minutes + 60)
-            results["files_later"] = sum(path.is_file() and path.name != "lock" for path in place.rglob("*"))
+            results["files_later"] = sum(
+                path.is_file() and path.name != "lock" and path.parent.name != "kept" for path in place.rglob("*")
+            )
             results["memory_later_mb"] = memory(server)
         finally:
             server.terminate()

@@ -81,7 +81,7 @@ class Server:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "weights"
-    seeded_model().save_pretrained(folder)
+    seeded_model().save_pretrained(folder, figures={"PSNR": "12.34 dB"})
     return folder
 
 

@@ -15,12 +15,17 @@ import torch
 from tests.conftest import SMALL
 from vidtwin.cli import main
 from vidtwin.cli.demo import AUTH, is_local, names_of
+from vidtwin.demo.clips import ASSETS, EXAMPLE, FILES, NAMES, place_clips, small_picture
 from vidtwin.demo.desk import Visitor
 from vidtwin.demo.studio import Clip, Limits, Studio, mixed
+from vidtwin.inference.decode import decode_video
+from vidtwin.inference.edit import edit
 from vidtwin.inference.engine import Engine
 from vidtwin.inference.reconstruct import reconstruct
 from vidtwin.latents.file import LatentVideo
 from vidtwin.latents.stream import Identity
+from vidtwin.model.cards import Quality, read_quality
+from vidtwin.model.checkpoint import SHIPPED
 from vidtwin.video import probe, read_video
 from vidtwin.video.write.writer import VideoWriter
 
@@ -57,6 +62,51 @@ def test_the_ends_of_the_sliders_are_the_videos_and_their_swaps(studio, clip, as
     assert read_video(tmp_path / "swaps.mp4").frames.shape == (frames, 2 * (SMALL.height + 20), 2 * SMALL.width, 3)
     studio.between(a, b, 0.5, 0.5, tmp_path / "between.mp4", nothing)
     assert read_video(tmp_path / "between.mp4").frames.shape == (frames, SMALL.height, SMALL.width, 3)
+
+
+@pytest.mark.parametrize(("motion", "slowed"), [(0.5, 1), (1.5, 2)])
+def test_edits_are_those_of_the_command(studio, clip, tmp_path, motion, slowed):
+    a = studio.encode(clip, "a.mp4", nothing)
+    studio.edit(a, motion, slowed, tmp_path / "edited.mp4", nothing)
+    shown = read_video(tmp_path / "edited.mp4").frames
+    decode_video(
+        studio.engine, edit(LatentVideo.load(a.latents).stream(), motion, slowed), tmp_path / "plain.mp4", weights=studio.identity
+    )
+    plain = read_video(tmp_path / "plain.mp4").frames
+    assert len(shown) == len(plain) == 50 * slowed
+    original, edited = (np.abs(half.astype(int) - plain).mean() for half in np.split(shown[:, 20:], 2, axis=2))
+    assert edited < 8 < original  # levels; both are compressed
+
+
+def test_a_video_is_slowed_within_the_limit_of_frames(studio, clip, tmp_path):
+    studio.limits = Limits(seconds=3)  # 180 frames
+    a = studio.encode(clip, "a.mp4", nothing)
+    with pytest.raises(ValueError, match="4 times as long the video has 200 frames, the limit here is 180; slow it less"):
+        studio.edit(a, 1, 4, tmp_path / "edited.mp4", nothing)
+
+
+def test_clips_to_choose_from_are_short_small_and_attributed(tmp_path):
+    attributed = (ASSETS / "ATTRIBUTION.md").read_text()
+    assert all(f"`{file}`" in attributed for file in FILES.values())
+    assert sum((ASSETS / file).stat().st_size for file in FILES.values()) < 600_000
+    paths = place_clips(tmp_path / "kept")
+    assert tuple(paths) == NAMES and all(len(read_video(path).frames) in (64, 98) for path in paths.values())
+    assert small_picture(paths[EXAMPLE]).startswith("data:image/jpeg;base64,")
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini"])
+def test_the_quality_to_expect_is_what_the_card_of_the_weights_states(name):
+    quality = read_quality(SHIPPED / name)
+    card = (SHIPPED / name / "README.md").read_text()
+    assert f"| `{name}` | {quality.figures['values per clip']} | {quality.figures['PSNR']} | {quality.figures['SSIM']} |" in card
+    assert quality.on == "On 24 test videos that were not trained on" and quality.bad_at
+
+
+def test_the_quality_that_a_training_wrote_is_read_and_none_is_made_up(model, tmp_path):
+    model.save_pretrained(tmp_path / "with", figures={"PSNR": "24.55 dB", "SSIM": 0.7})
+    model.save_pretrained(tmp_path / "without")
+    assert read_quality(tmp_path / "with") == Quality({"PSNR": "24.55 dB", "SSIM": "0.7"})
+    assert read_quality(tmp_path / "without") == read_quality(tmp_path / "nowhere") == Quality()
 
 
 @pytest.mark.parametrize(

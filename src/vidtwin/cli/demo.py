@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vidtwin.cli.options import MINI, SAMPLE, Model, UsageError
+from vidtwin.cli.options import MINI, Model, UsageError
 
 if TYPE_CHECKING:
     from vidtwin.demo.studio import Limits, Studio
@@ -26,7 +26,7 @@ def demo_command(
     keep_minutes: float = 60.0,
     model: Model = MINI,
 ) -> None:
-    """Open a web page on this machine: drop a video, and see what each latent holds; swap and mix two videos; generate.
+    """Open a web page on this machine: see what each latent holds of a video; change how it moves; swap and mix two; generate.
 
     Args:
         generator: a shipped name (sprites), a hub id, or the folder `model` of a run of `vidtwin train-generator`, to generate with
@@ -63,7 +63,7 @@ def demo_command(
     limits = Limits(max_mb, max_seconds, max_side)
     place = Place(host, port, (user, password) if password else None, names_of(host, public_name), keep_minutes)
     try:
-        serve(partial(studio, model, generator, limits), SAMPLE, limits, place, lambda url: print(f"open {url}", flush=True))
+        serve(partial(studio, model, generator, limits), limits, place, lambda url: print(f"open {url}", flush=True))
     except ModuleNotFoundError as error:
         raise UsageError(f"the page needs the package {error.name}: pip install 'vidtwin[demo]'") from None
 
@@ -72,10 +72,12 @@ def studio(model: Model, generator: str | None, limits: "Limits") -> "Studio":
     """What the page's worker works with."""
     from vidtwin.demo.studio import Studio
     from vidtwin.generation.pipeline import VidTwinPipeline
+    from vidtwin.model.cards import read_quality
+    from vidtwin.model.hub import find_weights
 
     engine, identity = model.load(stored=True)
     pipeline = None if generator is None else VidTwinPipeline.from_pretrained(generator).to(engine.device)
-    return Studio(engine, identity, limits, pipeline)
+    return Studio(engine, identity, limits, pipeline, read_quality(find_weights(model.weights)))
 
 
 def names_of(host: str, public_name: str | None) -> frozenset[str] | None:

@@ -6,6 +6,7 @@ deletes that alone.
 
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -45,9 +46,11 @@ def clear_left(place: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def new_file(name: str) -> Path:
-    """A new file's path, in a folder of its own with a name that cannot be guessed."""
-    return Path(tempfile.mkdtemp(prefix="visitor-"), name)
+def new_file(name: str, place: Path | None = None) -> Path:
+    """A new file's path, in a folder of its own with a name that cannot be guessed; `place`: where, else among temporary files."""
+    folder = (place or Path(tempfile.gettempdir())) / f"visitor-{secrets.token_hex(16)}"
+    folder.mkdir(mode=0o700)
+    return folder / name
 
 
 def touch(*paths: Path) -> None:
@@ -64,11 +67,18 @@ def touch(*paths: Path) -> None:
 class Keeper:
     """Deletes, in a folder, what was not used for `seconds`, and what was used longest ago beyond `most` bytes in all.
 
-    `forget` is told the paths of deleted files. A context manager: meanwhile it looks every now and then.
+    `forget` is told the paths of deleted files; what is in `kept` stays. A context manager: meanwhile it looks every now and then.
     """
 
-    def __init__(self, folder: Path, most: float, seconds: float, forget: Callable[[set[str]], object] = lambda gone: None):
-        self._folder, self._most, self._seconds, self._forget = folder, most, seconds, forget
+    def __init__(
+        self,
+        folder: Path,
+        most: float,
+        seconds: float,
+        forget: Callable[[set[str]], object] = lambda gone: None,
+        kept: Path | None = None,
+    ):
+        self._folder, self._most, self._seconds, self._forget, self._kept = folder, most, seconds, forget, kept
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="keeper", daemon=True)
 
@@ -89,6 +99,8 @@ class Keeper:
         with self._lock:
             old, files, folders = time.time() - self._seconds, [], []
             for place, _, names in os.walk(self._folder, topdown=False):
+                if self._kept is not None and Path(place).is_relative_to(self._kept):
+                    continue
                 if place != str(self._folder):
                     folders.append((_changed(place)[0], place))
                 files += [(*_changed(path), path) for path in (os.path.join(place, name) for name in names)]

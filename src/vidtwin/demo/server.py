@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vidtwin.demo.folder import Keeper, server_folder
@@ -53,9 +53,7 @@ class Printable(io.TextIOBase):
         self._stream.flush()
 
 
-def serve(
-    make: Callable[[], Studio], sample: Path, limits: Limits, place: Place, ready: Callable[[str], object] | None = None
-) -> None:
+def serve(make: Callable[[], Studio], limits: Limits, place: Place, ready: Callable[[str], object] | None = None) -> None:
     """Serve the page of the studio that `make` gives, until it is stopped; its files lie in a folder that goes away with it.
 
     Raises:
@@ -75,11 +73,14 @@ def serve(
         import gradio as gr  # meanwhile the worker begins
         from starlette.middleware import Middleware
 
+        from vidtwin.demo.clips import place_clips
         from vidtwin.demo.gate import Gate
-        from vidtwin.demo.page import STYLE, build
+        from vidtwin.demo.page import WORDS, build, style
 
-        page = build(worker, folder, sample, limits, place.minutes)
-        keeper = stack.enter_context(Keeper(folder, limits.total, 60 * place.minutes, lambda gone: forget(page, gone)))
+        clips = place_clips(kept := served / "kept")
+        page = build(worker, folder, served, clips, limits, place.minutes)
+        forgotten = partial(forget, page)
+        keeper = stack.enter_context(Keeper(folder, limits.total, 60 * place.minutes, forgotten, kept))
         stack.enter_context(contextlib.redirect_stdout(Printable(sys.stdout)))
         stack.enter_context(contextlib.redirect_stderr(Printable(sys.stderr)))
         gate = Middleware(Gate, names=place.names, served=served, most=1e6 * limits.megabytes, keeper=keeper)
@@ -88,7 +89,6 @@ def serve(
             server_port=place.port,
             auth=place.auth,
             app_kwargs={"middleware": [gate]},
-            allowed_paths=[str(sample)],
             prevent_thread_lock=True,
             quiet=True,
             show_error=False,
@@ -99,7 +99,8 @@ def serve(
             max_file_size=f"{limits.megabytes}mb",
             state_session_capacity=SESSIONS,
             theme=gr.themes.Default(font=["ui-sans-serif", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=STYLE,
+            css=style(clips),
+            i18n=gr.I18n(en=WORDS),
         )
         if ready is not None:
             ready(local)

@@ -5,7 +5,7 @@ Letters: n frames of a video, h x w the model's picture.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,12 +21,14 @@ from vidtwin.demo.folder import new_file
 from vidtwin.frames.clips import Geometry, content, from_clip
 from vidtwin.frames.panels import LABEL_HEIGHT, side_by_side
 from vidtwin.generation.pipeline import VidTwinPipeline
+from vidtwin.inference import edit
 from vidtwin.inference.decode import Decoded, Decoder
 from vidtwin.inference.encode import encode_stream, plan_header, source_windows
 from vidtwin.inference.engine import Engine
 from vidtwin.latents.file import LatentVideo, LatentWriter
 from vidtwin.latents.stream import Header, Identity, Window, grouped
 from vidtwin.metrics import frame_psnr
+from vidtwin.model.cards import Quality
 from vidtwin.model.latents import Latents
 from vidtwin.model.vidtwin import Part
 from vidtwin.threads import Behind
@@ -146,22 +148,37 @@ class Shown:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page must know of a studio: width and height of the model's picture; classes of the generator, if there is one."""
+    """What the page must know of a studio.
+
+    Attributes:
+        width, height: of the model's picture. weights, quality: which they are, and what their card says of them. classes: of the
+            generator, if there is one.
+    """
 
     width: int
     height: int
+    weights: Identity
+    quality: Quality
     classes: tuple[str, ...] | None
 
 
 class Studio:
     """The model, and a generator if there is one, at the service of one visitor at a time."""
 
-    def __init__(self, engine: Engine, identity: Identity, limits: Limits | None = None, generator: VidTwinPipeline | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        identity: Identity,
+        limits: Limits | None = None,
+        generator: VidTwinPipeline | None = None,
+        quality: Quality | None = None,
+    ):
         self.engine, self.identity, self.limits, self.generator = engine, identity, limits or Limits(), generator
+        self.quality = quality or Quality()
 
     def facts(self) -> Facts:
         config, classes = self.engine.config, None if self.generator is None else tuple(self.generator.classes)
-        return Facts(config.width, config.height, classes)
+        return Facts(config.width, config.height, self.identity, self.quality, classes)
 
     def encode(self, path: Path, name: str, progress: Progress) -> Clip:
         """Write the latents of a video.
@@ -184,7 +201,7 @@ class Studio:
                 file.write(window)
                 yield window
 
-    def decode(self, clip: Clip, windows: Sequence[Window], only: Part | None = None) -> Iterator[Tensor]:
+    def decode(self, clip: Clip, windows: Iterable[Window], only: Part | None = None) -> Iterator[Tensor]:
         """Windows with the header of `clip`, each (3, n, h, w) in [-1, 1]."""
         decoder = Decoder(self.engine, clip.header, only)
         for group in grouped(iter(windows), self.engine.windows_at_once(1)):
@@ -212,6 +229,7 @@ class Studio:
                     progress(min(1.0, frames / count), "encoding and decoding")
         number, (H, W), (h, w) = len(psnr), geometry.source, geometry.output_size
         facts = {
+            "weights": str(self.identity),
             "video": f"{frames} frames at {float(header.fps):.4g} a second, {W}x{H}, shown as {w}x{h}",
             "PSNR": f"{torch.cat(psnr).mean():.2f} dB, the mean over frames",
             "rate": f"{header.config.compression_rate:.2%} of the values: {number * sum(map(prod, header.shapes)):,} for "
@@ -236,6 +254,22 @@ class Studio:
                 write({name: clip[:, :count] for name, clip in panels.items()})
                 left -= count
                 progress((number + 1) / len(pairs), "swapping")
+
+    def edit(self, a: Clip, motion: float, slowed: int, video: Path, progress: Progress) -> None:
+        """Write a video beside what `vidtwin edit` makes of it. Raises ValueError for more frames than the limit."""
+        if a.frames * slowed > self.limits.frames:
+            raise ValueError(
+                f"{slowed} times as long the video has {a.frames * slowed} frames, the limit here is {self.limits.frames}; slow it "
+                "less, or use the command line"
+            )
+        edited = edit.edit(LatentVideo.load(a.latents).stream(), motion, slowed)
+        decoded, done = self.decode(a, edited.windows), 0
+        with grid_writer(video, a.fps, [a.geometry] * 2) as write:
+            for pixels in a.pixels():
+                clip = torch.cat([next(decoded) for _ in range(ceil(pixels.shape[1] * slowed / a.header.config.frames))], dim=1)
+                write({"original": pixels.repeat_interleave(slowed, dim=1), "edited": clip})
+                done += clip.shape[1]
+                progress(done / (a.frames * slowed), "decoding")
 
     def between(self, a: Clip, b: Clip, structure: float, dynamics: float, video: Path, progress: Progress) -> None:
         """Write the decode of latents on the way from A (0) to B (1), a way for each of the two."""

@@ -43,6 +43,7 @@ class Worker:
     def __init__(self, make: "Callable[[], Studio]", folder: Path, patience: float = PATIENCE):
         self._make, self._folder, self._patience, self._lock = make, folder, patience, threading.Lock()
         self._pid: int | None = None
+        self._closed = False
         self._start()
 
     @cached_property
@@ -70,6 +71,8 @@ class Worker:
                         raise ValueError(ENDED) from None
 
     def _start(self) -> None:
+        if self._closed:
+            return
         context = multiprocessing.get_context("spawn")
         self._told, teller = context.Pipe(duplex=False)
         self._pid, self._pool = None, Pool(1, _begin, (teller, str(self._folder)))
@@ -83,6 +86,8 @@ class Worker:
                 begun, seen, told = True, time.monotonic(), self._told.recv()
                 if isinstance(told, int):
                     self._pid = told
+                    if self._closed:
+                        self._kill()
                 elif progress is not None:
                     progress(*told)
             elif begun and time.monotonic() - seen > self._patience:
@@ -98,6 +103,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process, whatever it does."""
+        self._closed = True
         self._kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
