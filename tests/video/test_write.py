@@ -153,7 +153,7 @@ def test_odd_sides_are_padded_and_noted(tmp_path, blobs, size, stored, note):
         ({"fps": Fraction(0)}, "frame rate of 0"),
         ({"path": "out.avi"}, "ends in .mp4"),
         ({"clock": Fraction(0)}, "ticks of 0 seconds"),
-        ({"pixel_aspect": Fraction(0)}, "pixels of the shape 0"),
+        ({"pixel_aspect": Fraction(0)}, "a pixel aspect of 0 is impossible"),
         ({"resume": True}, "nothing to resume without a job"),
     ],
 )
