@@ -155,16 +155,20 @@ def test_lerobot_indexes_that_are_damaged_are_refused(tmp_path, monkeypatch):
             recordings(folder)
         assert "\n" not in str(caught.value)
 
-    for values, message in [([None], f"{column} is missing"), (["soon"], "not a readable list"), ([float("nan")], "is no range")]:
+    for values, message in [
+        ([None], f"{column} is missing"),
+        (["soon"], f"{column} is not of numbers"),
+        ([float("nan")], "is no range"),
+    ]:
         parquet.write_table(table.set_column(place, column, pyarrow.array(values)), path)
         refused(message)
     parquet.write_table(table.drop_columns([column]), path)
     refused(f"{column} is missing")
     path.write_bytes(b"PAR1")
-    refused("not a readable list")
+    refused("cannot be read")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pyarrow", None)
-        refused(r"install it with: pip install 'vidtwin\[train\]'")
+        refused(r"pip install 'vidtwin\[dataset\]'")
     shutil.rmtree(path.parent)
     refused("no episodes")
 

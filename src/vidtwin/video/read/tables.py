@@ -128,7 +128,8 @@ def numbers(table: Path, whole: Sequence[str], real: Sequence[str] = (), maybe: 
             place = schema.get_field_index(name)
             kind = None if place < 0 else schema.field(place).type
             if kind is None or not (types.is_integer(kind) or (name in real and types.is_floating(kind))):
-                what = "is missing" if kind is None else f"is not of {'' if name in real else 'whole '}numbers"
+                absent = kind is None or types.is_null(kind)
+                what = "is missing" if absent else f"is not of {'' if name in real else 'whole '}numbers"
                 raise ValueError(f"{table}: column {name} {what}; {AGAIN}")
             check_pages(table, name, file.metadata, range(file.metadata.num_row_groups))
         values = file.read(names)
