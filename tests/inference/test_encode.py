@@ -186,7 +186,7 @@ def test_going_on_with_another_video_is_refused(model, write, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         encode_video(model, source, tmp_path / "x.vidtwin", progress=interrupt)
     other = write(50, name="other.mp4")
-    with pytest.raises(ValueError, match="begun with another source, source_bytes"):
+    with pytest.raises(ValueError, match="started with another source, source_bytes"):
         encode_video(model, other, tmp_path / "x.vidtwin", resume=True)
 
 

@@ -264,7 +264,7 @@ def test_a_download_with_another_checksum_is_refused(served, tmp_path):
 
 def test_no_network_is_said_in_one_line(served, tmp_path, monkeypatch):
     (served / HEADS).unlink()
-    assert f"LPIPS: {HEADS} is missing, and http://127.0.0.1" in _refused(FileNotFoundError, None)
+    assert f"LPIPS: {HEADS} is missing, and could not be downloaded from http://127.0.0.1" in _refused(FileNotFoundError, None)
     assert _cached(tmp_path) == [BACKBONE]
     monkeypatch.setitem(lpips.DOWNLOADS, HEADS, ("http://127.0.0.1:9/vgg.pth", "md5", "00"))
     assert "Connection refused" in _refused(FileNotFoundError, None)

@@ -272,7 +272,7 @@ def test_a_pipe_or_device_in_place_of_a_checkpoint_is_passed_over(recipe, tmp_pa
     odd = out / "checkpoints" / "step-00000004.pt"
     os.mkfifo(odd) if target is None else odd.symlink_to(target)
     assert checkpoints.latest(out, replace(recipe, steps=2))["step"] == 2
-    assert f"passed over: {odd}: is a pipe, a socket or a device, not a file" in capsys.readouterr().out
+    assert f"skipped: {odd}: is a pipe, a socket or a device, not a file" in capsys.readouterr().out
 
 
 def test_what_a_killed_process_left_goes_and_nothing_behind_a_link(tmp_path):
