@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import vidtwin
 from vidtwin.files import atomic_output
-from vidtwin.frames.clips import Geometry, levels, to_clip
+from vidtwin.frames.clips import Geometry, from_clip, to_clip
 from vidtwin.video import Video
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def panels(folder: Path) -> dict[str, Path]:
 def as_seen(video: Video) -> np.ndarray:
     """Frames as the models are given them, (F, SIDE, SIDE, 3)."""
     geometry = Geometry.plan("crop", video.frames.shape[1:3], (SIDE, SIDE))
-    return levels(to_clip(video.frames, geometry)).permute(1, 2, 3, 0).numpy()
+    return from_clip(to_clip(video.frames, geometry), geometry)
 
 
 def main() -> None:

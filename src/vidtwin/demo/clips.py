@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vidtwin.data.sprites import SHAPES, Factors, SpriteClips
-from vidtwin.frames.clips import levels
+from vidtwin.frames.clips import Geometry, from_clip, levels, to_clip
 from vidtwin.video import read_video
 from vidtwin.video.write.encoding import Encoding
 from vidtwin.video.write.writer import VideoWriter
@@ -21,7 +21,7 @@ DRAWN = "Drawn bar"
 NAMES = (*FILES, DRAWN)
 EXAMPLE = NAMES[0]
 FRAMES, SIDE, RATE = 64, 224, 25  # of the drawn one
-SMALL = (128, 72)  # pixels of a small picture
+SMALL = (72, 128)  # height and width of a small picture
 
 
 def place_clips(folder: Path) -> dict[str, Path]:
@@ -50,11 +50,8 @@ def draw(path: Path) -> Path:
 
 def small_picture(path: Path) -> str:
     """The twentieth frame, cut to 16:9, as a data URL."""
-    picture = Image.fromarray(read_video(path, 19, 20).frames[0])
-    width, height = SMALL
-    scale = max(width / picture.width, height / picture.height)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    frames = read_video(path, 19, 20).frames
+    geometry = Geometry.plan("crop", frames.shape[1:3], SMALL)
     file = io.BytesIO()
-    picture.crop((left, top, left + width, top + height)).save(file, "JPEG", quality=80)
+    Image.fromarray(from_clip(to_clip(frames, geometry), geometry)[0]).save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
