@@ -139,13 +139,11 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """As Markdown."""
 
     def shown(value: float | None) -> str:
-        return (
-            "-"
-            if value is None
-            else f"{value:.0f}"
-            if abs(value) >= 100 or isinstance(value, int)
-            else f"{value:.{2 if abs(value) > 0.1 else 3}f}"
-        )
+        if value is None:
+            return "-"
+        if abs(value) >= 100 or isinstance(value, int):
+            return f"{value:.0f}"
+        return f"{value:.2f}" if abs(value) > 0.1 else f"{value:.3f}"
 
     lines = [f"| variant | {' | '.join(COLUMNS.values())} |", "|---" * (1 + len(COLUMNS)) + "|"]
     lines += [f"| {name} | {' | '.join(shown(row[key]) for key in COLUMNS)} |" for name, row in rows.items()]

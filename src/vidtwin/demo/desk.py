@@ -3,6 +3,7 @@
 import math
 import re
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
@@ -86,13 +87,13 @@ class Desk:
         return new_file(name, self._served)
 
     @staticmethod
-    def _given(visitor: Visitor, which: str, file: object) -> Path:
-        """The file that a visitor gave; what they gave before in its place is forgotten."""
+    def _given(visitor: Visitor, which: str, file: object) -> tuple[Path, str]:
+        """The file that a visitor gave, and its name for people; what they gave before in its place is forgotten."""
         if not isinstance(file, str):
             raise ValueError("there is no video yet; choose one")
         visitor.clips.pop(which, None)
         touch(Path(file))
-        return Path(file)
+        return Path(file), in_line(Path(file).name)
 
     def _chosen(self, name: object) -> tuple[Path, str]:
         """A clip by its name, and the name."""
@@ -130,13 +131,9 @@ class Desk:
         return [None, *self._rebuilt(visitor, lambda: self._chosen(name), progress)]
 
     def show_first(self, visitor: Visitor, file: str | None, progress: gr.Progress = NOTHING) -> list[Any]:
-        def given() -> tuple[Path, str]:
-            path = self._given(visitor, "a", file)
-            return path, in_line(path.name)
+        return self._rebuilt(visitor, lambda: self._given(visitor, "a", file), progress)
 
-        return self._rebuilt(visitor, given, progress)
-
-    def _rebuilt(self, visitor: Visitor, given: Any, progress: gr.Progress) -> list[Any]:
+    def _rebuilt(self, visitor: Visitor, given: Callable[[], tuple[Path, str]], progress: gr.Progress) -> list[Any]:
         try:
             path, name = given()
             video, latents = self._result("side_by_side.mp4"), self._result("latents.vidtwin")
@@ -175,13 +172,9 @@ class Desk:
         return [None, *self._swapped(visitor, lambda: self._chosen(name), progress)]
 
     def show_second(self, visitor: Visitor, file: str | None, progress: gr.Progress = NOTHING) -> list[Any]:
-        def given() -> tuple[Path, str]:
-            path = self._given(visitor, "b", file)
-            return path, in_line(path.name)
+        return self._swapped(visitor, lambda: self._given(visitor, "b", file), progress)
 
-        return self._swapped(visitor, given, progress)
-
-    def _swapped(self, visitor: Visitor, given: Any, progress: gr.Progress) -> list[Any]:
+    def _swapped(self, visitor: Visitor, given: Callable[[], tuple[Path, str]], progress: gr.Progress) -> list[Any]:
         try:
             a, (path, name) = self._first(visitor), given()
             visitor.clips["b"] = b = self._do(progress, "encode", path, name)

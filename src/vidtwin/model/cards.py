@@ -52,11 +52,9 @@ def read_quality(weights: Path) -> Quality:
     by_title = {title.strip(): text.strip() for title, _, text in (section.partition("\n") for section in sections)}
     text, _, table = by_title.get("Figures", "").partition("|")
     rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in f"|{table}".split("\n\n")[0].splitlines()]
-    figures = {}
+    figures: dict[str, str] = {}
     if len(rows) > 2 and len(set(map(len, rows))) == 1 and len(rows[0]) > 1:
-        figures = (
-            dict(zip(rows[0][1:], rows[2][1:], strict=True)) if any(rows[0]) else {name: value for name, value, *_ in rows[2:]}
-        )
-    return Quality(
-        figures, " ".join(text.partition("(")[0].split()), " ".join(by_title.get("What it is bad at", "").split("\n\n")[0].split())
-    )
+        names, _, first = rows[:3]
+        figures = dict(zip(names[1:], first[1:], strict=True)) if any(names) else {name: value for name, value, *_ in rows[2:]}
+    bad_at = by_title.get("What it is bad at", "").split("\n\n")[0]
+    return Quality(figures, " ".join(text.partition("(")[0].split()), " ".join(bad_at.split()))
